@@ -1,0 +1,333 @@
+"""config.yaml -> one frozen, validated `NodeConfig`.
+
+Configuration enters here, once, at the start of a command; every room is handed its own section. Unknown keys are
+errors that name the key and the nearest right one. Defaults stand in the fields; `config.yaml` documents each (a
+test compares the two).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from iap_node.dicom.parameters import BY_KEYWORD, Nature
+from iap_node.errors import ConfigError
+
+ANY_AE_TITLE = "*"
+REFERENCE_MODEL = "reference"
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no coercion surprises."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatabaseConfig(Section):
+    """Where the tables live."""
+
+    url: str | None = None  # None: SQLite (WAL) in the data directory
+
+
+class TlsConfig(Section):
+    """DICOM TLS (PS3.15 Annex B): certificate and key of this node, CA of the peers."""
+
+    certificate: Path | None = None
+    private_key: Path | None = None
+    peer_ca: Path | None = None  # set: the peer must show a certificate signed by it
+
+    @model_validator(mode="after")
+    def _certificate_and_key_go_together(self) -> TlsConfig:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("name both certificate and private_key, or neither")
+        if self.peer_ca is not None and self.certificate is None:
+            raise ValueError("peer_ca needs certificate and private_key too")
+        return self
+
+    @property
+    def enabled(self) -> bool:
+        """Whether associations are to use TLS."""
+        return self.certificate is not None
+
+
+class ListenerConfig(Section):
+    """The C-STORE and C-ECHO SCP."""
+
+    ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
+    bind: str = "127.0.0.1"
+    port: int = Field(11112, ge=0, le=65535)
+    require_called_ae_title: bool = False
+    calling_ae_titles: tuple[str, ...] = (ANY_AE_TITLE,)
+    addresses: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    max_associations: int = Field(25, ge=1)
+    max_pdu_bytes: int = Field(262_144, ge=4096)
+    idle_timeout_s: float = Field(60.0, gt=0)
+    association_timeout_s: float = Field(30.0, gt=0)
+    stop_timeout_s: float = Field(30.0, gt=0)
+    tls: TlsConfig = TlsConfig()
+
+    @field_validator("addresses")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+    @model_validator(mode="after")
+    def _open_addresses_need_named_senders(self) -> ListenerConfig:
+        beyond = [network for network in self.addresses if not ipaddress.ip_network(network).is_loopback]
+        if beyond and ANY_AE_TITLE in self.calling_ae_titles:
+            raise ValueError(
+                f"addresses lets {', '.join(beyond)} in: name the senders in calling_ae_titles instead of '*'"
+            )
+        return self
+
+
+class SeriesConfig(Section):
+    """When a series counts as complete."""
+
+    quiet_period_s: float = Field(60.0, ge=0)
+    complete_on_release: bool = False
+
+
+class JobsConfig(Section):
+    """The queue: leases, retries, back-off."""
+
+    lease_s: float = Field(60.0, gt=0)
+    poll_s: float = Field(0.5, gt=0)
+    max_attempts: int = Field(6, ge=1)
+    backoff_s: float = Field(10.0, gt=0)
+    backoff_max_s: float = Field(3600.0, gt=0)
+
+
+class InferenceConfig(Section):
+    """The model at work."""
+
+    model: str = REFERENCE_MODEL
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_slices: int = Field(24, ge=1)
+    batch_size: int = Field(16, ge=1)
+    max_pixels_per_slice: int = Field(4096 * 4096, ge=1)
+    max_bytes_per_instance: int = Field(2 * 1024**3, ge=1)
+
+
+class AuditConfig(Section):
+    """Header against pixels."""
+
+    alpha: float = Field(0.01, gt=0, lt=0.5)
+    suggest_probability: float = Field(0.8, gt=0, lt=1)
+
+
+class ConditionConfig(Section):
+    """One condition over a predicted parameter: exactly one of equals, one_of, near (with within), between."""
+
+    parameter: str
+    equals: str | float | None = None
+    one_of: tuple[str | float, ...] | None = None
+    near: float | None = None
+    within: float | None = None
+    between: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one_test(self) -> ConditionConfig:
+        if self.parameter not in BY_KEYWORD:
+            near = difflib.get_close_matches(self.parameter, BY_KEYWORD, n=1)
+            raise ValueError(f"unknown parameter {self.parameter!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        tests = [self.equals is not None, self.one_of is not None, self.near is not None, self.between is not None]
+        if sum(tests) != 1:
+            raise ValueError("give exactly one of equals, one_of, near, between")
+        if (self.near is None) != (self.within is None):
+            raise ValueError("near and within go together")
+        numeric = BY_KEYWORD[self.parameter].nature is Nature.NUMBER
+        if (self.near is not None or self.between is not None) and not numeric:
+            raise ValueError(f"{self.parameter} is not a number: use equals or one_of")
+        if self.between is not None and self.between[0] > self.between[1]:
+            raise ValueError("between needs the lower bound first")
+        return self
+
+
+class DomainConfig(Section):
+    """A set of images that a downstream model can work on: all conditions must hold."""
+
+    least_probability: float = Field(0.8, gt=0, le=1)
+    all: tuple[ConditionConfig, ...] = Field(min_length=1)
+
+
+class DownstreamModelConfig(Section):
+    """An AI model downstream: the domain that it accepts and where its series go."""
+
+    domain: str
+    destinations: tuple[str, ...] = Field(min_length=1)
+
+
+class DefaultRouteConfig(Section):
+    """Where a series goes that no domain claims; without destinations it stays here and is shown as unrouted."""
+
+    destinations: tuple[str, ...] = ()
+
+
+class RoutingConfig(Section):
+    """Domains, downstream models and the default route."""
+
+    domains: dict[str, DomainConfig] = {}
+    downstream_models: dict[str, DownstreamModelConfig] = {}
+    default: DefaultRouteConfig = DefaultRouteConfig()
+
+
+class DestinationConfig(Section):
+    """A C-STORE SCP that takes series."""
+
+    kind: Literal["dicom"] = "dicom"
+    ae_title: str = Field(min_length=1, max_length=16)
+    host: str
+    port: int = Field(ge=1, le=65535)
+    calling_ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
+    timeout_s: float = Field(60.0, gt=0)
+    tls: TlsConfig = TlsConfig()
+
+
+class LogConfig(Section):
+    """Logs: one event per line, UIDs and AE titles, never patient identity."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class NodeConfig(Section):
+    """The whole configuration, validated and frozen."""
+
+    data_dir: Path = Path("var")
+    database: DatabaseConfig = DatabaseConfig()
+    listener: ListenerConfig = ListenerConfig()
+    series: SeriesConfig = SeriesConfig()
+    jobs: JobsConfig = JobsConfig()
+    inference: InferenceConfig = InferenceConfig()
+    audit: AuditConfig = AuditConfig()
+    routing: RoutingConfig = RoutingConfig()
+    destinations: dict[str, DestinationConfig] = {}
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _names_refer_to_something(self) -> NodeConfig:
+        routes = [(f"routing.downstream_models.{name}", model) for name, model in self.routing.downstream_models.items()]
+        for key, model in routes:
+            if model.domain not in self.routing.domains:
+                raise ValueError(f"{key}.domain: {_unknown_name(model.domain, self.routing.domains)}")
+        for key, names in [(f"{key}.destinations", model.destinations) for key, model in routes] + [
+            ("routing.default.destinations", self.routing.default.destinations)
+        ]:
+            for name in names:
+                if name not in self.destinations:
+                    raise ValueError(f"{key}: {_unknown_name(name, self.destinations)}")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the database; SQLite in the data directory unless `database.url` says otherwise."""
+        return self.database.url or f"sqlite:///{self.data_dir / 'node.sqlite'}"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Root of the spool."""
+        return self.data_dir / "spool"
+
+    @property
+    def patient_key_path(self) -> Path:
+        """Secret that keys the patient hashes; made by `iap-node init`, readable by its owner only."""
+        return self.data_dir / "patient.key"
+
+
+def _unknown_name(name: str, known: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name!r} is not defined" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def load_config(path: Path) -> NodeConfig:
+    """Read and validate a configuration file; relative paths in it are relative to the file.
+
+    Raises
+    ------
+    ConfigError
+        The file is absent, not YAML, or not valid; the text has one line per problem, each naming its key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}; write one or name it with --config")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{path}: the top level must be a mapping of sections, for example 'listener:'")
+    return parse_config(content or {}, base=path.resolve().parent)
+
+
+def parse_config(content: dict[str, Any], base: Path) -> NodeConfig:
+    """Validate a configuration that is already parsed; relative paths in it are relative to `base`.
+
+    Raises
+    ------
+    ConfigError
+        With one line per problem.
+    """
+    try:
+        config = NodeConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError("the configuration is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from error
+    return _resolve_paths(config, base)
+
+
+def _explain(problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(problem["loc"][-1]), _keys_beside(problem["loc"]), n=1)
+        return f"{location}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{location}: {message}" if location else message
+
+
+def _keys_beside(location: tuple[Any, ...]) -> list[str]:
+    """The keys that are right where an unknown one was found."""
+    model: Any = NodeConfig
+    for part in location[:-1]:
+        if isinstance(model, type) and issubclass(model, Section) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+        else:  # a name in a mapping, or an index in a list: the value's model stays
+            continue
+        model = _section_in(annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
+
+
+def _section_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_in(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _resolve_paths(config: NodeConfig, base: Path) -> NodeConfig:
+    def absolute(section: Any) -> Any:
+        changes: dict[str, Any] = {}
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, Path):
+                changes[name] = base / value
+            elif isinstance(value, Section):
+                changes[name] = absolute(value)
+            elif isinstance(value, dict):
+                changes[name] = {key: absolute(item) if isinstance(item, Section) else item for key, item in value.items()}
+        return section.model_copy(update=changes)
+
+    resolved: NodeConfig = absolute(config)
+    if resolved.inference.model != REFERENCE_MODEL:
+        inference = resolved.inference.model_copy(update={"model": str(base / resolved.inference.model)})
+        resolved = resolved.model_copy(update={"inference": inference})
+    return resolved

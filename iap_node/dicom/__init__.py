@@ -1,0 +1,1 @@
+"""What the DICOM standard says: headers, Part 10 files, pixels. No network, no database, no torch."""

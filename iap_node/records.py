@@ -1,0 +1,275 @@
+"""What travels between rooms: frozen dataclasses and enums, standard library only.
+
+Every room may import this one. Facts travel here, never in file names, log calls or globals. Times are aware
+datetimes in UTC. Parameters are named by their DICOM keyword (`iap_node.dicom.parameters`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+# ---------------------------------------------------------------- receiving
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceHeader:
+    """The elements of one instance that the archive keeps.
+
+    `patient_id` and `issuer_of_patient_id` are used for the keyed hash only and are never stored or logged.
+    Numbers are None where the element is absent, empty or not a number.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    patient_id: str = field(default="", repr=False)
+    issuer_of_patient_id: str = field(default="", repr=False)
+    study_date: str = ""
+    modality: str = ""
+    series_number: int | None = None
+    series_description: str = ""
+    protocol_name: str = ""
+    body_part_examined: str = ""
+    manufacturer: str = ""
+    manufacturer_model_name: str = ""
+    device_serial_number: str = ""
+    software_versions: str = ""
+    image_type: str = ""
+    instance_number: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    number_of_frames: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance:
+    """An instance whose bytes are durable in the spool and whose archive row comes next."""
+
+    header: InstanceHeader
+    spool_path: str  # relative to the spool's root, POSIX separators
+    sha256: str  # of transfer syntax UID + data set bytes as received (file meta excluded)
+    size_bytes: int  # of the Part 10 file
+    calling_ae_title: str
+    source_address: str
+    received_at: datetime
+    not_analysed_reason: str | None = None  # None: its pixels go to the model
+
+
+class StoreOutcome(StrEnum):
+    """What the archive did with a received instance."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"  # same SOP Instance UID, same bytes: nothing changed
+    CONFLICT = "conflict"  # same SOP Instance UID, other bytes: kept aside
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedInstance:
+    """Bytes that could not be filed, with the reason; kept in the spool's quarantine."""
+
+    spool_path: str
+    reason: str
+    sop_instance_uid: str
+    calling_ae_title: str
+    source_address: str
+    size_bytes: int
+    received_at: datetime
+
+
+class SeriesState(StrEnum):
+    """Where a series is on its way."""
+
+    RECEIVING = "receiving"
+    COMPLETE = "complete"  # its INFER job is in the queue
+    JUDGED = "judged"  # pixels were read; a prediction or a novelty stands
+    NOT_ANALYSED = "not analysed"  # kept, with its reason; no pixels for the model
+    FAILED = "failed"  # the INFER job is a dead letter
+
+
+# ---------------------------------------------------------------- jobs
+
+
+class JobKind(StrEnum):
+    INFER = "infer"
+    DELIVER = "deliver"
+
+
+class JobState(StrEnum):
+    READY = "ready"
+    LEASED = "leased"
+    DONE = "done"
+    DEAD = "dead"  # a dead letter: out of attempts or a permanent error
+    SUPERSEDED = "superseded"  # a later revision of the series took its place
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A leased job as its worker sees it."""
+
+    id: int
+    kind: JobKind
+    series_id: int  # archive row
+    series_instance_uid: str
+    revision: int
+    destination: str  # name in config.yaml; "" for INFER
+    attempts: int  # this one included
+    lease_token: str  # fences results: a worker whose lease was lost cannot write
+
+
+# ---------------------------------------------------------------- predictions
+
+
+class ParameterKind(StrEnum):
+    CATEGORICAL = "categorical"
+    CONTINUOUS = "continuous"
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterPrediction:
+    """The model's answer for one acquisition parameter of one series.
+
+    Categorical: `probabilities` over the package's vocabulary, descending; `prediction_set` the classes of the
+    conformal set at `alpha`. Continuous: `value` with `interval` (low, high) at 1 - `alpha`, in the parameter's unit.
+    """
+
+    keyword: str
+    kind: ParameterKind
+    probabilities: tuple[tuple[str, float], ...] = ()
+    prediction_set: tuple[str, ...] = ()
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    alpha: float = 0.05
+    by_association: bool = False  # learned from protocol habits, not from physics: may question, never contradict
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPrediction:
+    """What the pixels of one series say, or that the model abstains."""
+
+    model_id: str
+    training_data: str  # "trained on simulated images" for the shipped reference model; shown with every answer
+    novel: bool  # True: unlike the training data; `parameters` is empty
+    novelty_score: float
+    novelty_threshold: float
+    n_slices: int
+    parameters: tuple[ParameterPrediction, ...] = ()
+
+
+# ---------------------------------------------------------------- header comparison
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderValue:
+    """One parameter as the header states it."""
+
+    keyword: str
+    raw: str  # as written, values joined by a backslash; "" when absent or empty
+    canonical: str | float | None  # None: absent, empty or unusable
+    problem: str = ""  # why `canonical` is None although `raw` is not empty, or "varies in the series"
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesHeader:
+    """The acquisition parameters of a series as its headers state them, one value per parameter."""
+
+    values: tuple[HeaderValue, ...]
+
+    def value(self, keyword: str) -> HeaderValue:
+        """The value of one parameter; an empty one where the header was not read for it."""
+        for value in self.values:
+            if value.keyword == keyword:
+                return value
+        return HeaderValue(keyword=keyword, raw="", canonical=None)
+
+
+class Verdict(StrEnum):
+    AGREES = "agrees"
+    CONTRADICTS = "contradicts"
+    MISSING = "missing"
+    NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderComparison:
+    """One parameter: header against pixels."""
+
+    keyword: str
+    header_value: str  # canonical text, or the raw text when unusable; "" when missing
+    predicted_value: str  # most probable class or value with unit; "" when the model abstained
+    header_probability: float | None  # probability of the header's own value, where the model knows it
+    verdict: Verdict
+    suggested_value: str = ""  # for missing and contradicting headers
+    reason: str = ""  # always set for NOT_JUDGED
+
+
+# ---------------------------------------------------------------- routing
+
+
+class Truth(StrEnum):
+    """Three-valued: a condition on a value nobody knows is unknown, never false."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionTrace:
+    """One condition of a domain and how it came out."""
+
+    condition: str  # as a person reads it: "Manufacturer = SIEMENS"
+    truth: Truth
+    probability: float | None  # that the condition holds, by the model
+    observed: str  # what the model says of the parameter
+
+
+@dataclass(frozen=True, slots=True)
+class DomainTrace:
+    """One domain: its conditions, and the joint probability against the least one asked for."""
+
+    domain: str
+    truth: Truth
+    probability: float | None
+    least_probability: float
+    conditions: tuple[ConditionTrace, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Where a series goes, and why."""
+
+    domain: str | None  # None: the default route
+    downstream_models: tuple[str, ...]
+    destinations: tuple[str, ...]
+    reason: str  # one sentence for people
+    trace: tuple[DomainTrace, ...]
+    rules_version: str  # hash of the rules that decided
+
+
+# ---------------------------------------------------------------- delivery
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingInstance:
+    """One instance on its way to a destination."""
+
+    instance_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    path: str  # absolute path of the Part 10 file
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceDelivery:
+    """What a destination answered for one instance."""
+
+    instance_id: int
+    accepted: bool  # Success, or a warning of PS3.4 Table B.2-1 (Bxxx: stored, with coercion)
+    status: int | None  # DIMSE status; None when no answer came
+    comment: str = ""
+    permanent: bool = False  # trying again cannot help (refused presentation context, SOP class not supported)
