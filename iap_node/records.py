@@ -133,7 +133,8 @@ class ParameterPrediction:
     """The model's answer for one acquisition parameter of one series.
 
     Categorical: `probabilities` over the package's vocabulary, descending; `prediction_set` the classes of the
-    conformal set at `alpha`. Continuous: `value` with `interval` (low, high) at 1 - `alpha`, in the parameter's unit.
+    conformal set at `alpha`. Continuous: `value` with `interval` (low, high) at 1 - `alpha`, in the parameter's unit;
+    `intervals` holds (alpha, low, high) for falling alpha, so that a conformal p-value can be read off for any value.
     """
 
     keyword: str
@@ -142,6 +143,7 @@ class ParameterPrediction:
     prediction_set: tuple[str, ...] = ()
     value: float | None = None
     interval: tuple[float, float] | None = None
+    intervals: tuple[tuple[float, float, float], ...] = ()
     alpha: float = 0.05
     by_association: bool = False  # learned from protocol habits, not from physics: may question, never contradict
 
@@ -200,7 +202,7 @@ class HeaderComparison:
     keyword: str
     header_value: str  # canonical text, or the raw text when unusable; "" when missing
     predicted_value: str  # most probable class or value with unit; "" when the model abstained
-    header_probability: float | None  # probability of the header's own value, where the model knows it
+    header_probability: float | None  # of the header's own value: class probability, or conformal p-value of a number
     verdict: Verdict
     suggested_value: str = ""  # for missing and contradicting headers
     reason: str = ""  # always set for NOT_JUDGED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,14 @@ def mr_real() -> Path:
     return MR_REAL
 
 
-def require_program(name: str, debian_package: str) -> str:
-    """Path of a program that a test drives; skips with what to install when it is absent."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed; apt-get install {debian_package}")
-    return path
+@pytest.fixture(scope="session")
+def program() -> Callable[[str, str], str]:
+    """Finds a program that a test drives: `program("storescu", "dcmtk")`; skips with what to install when absent."""
+
+    def find(name: str, debian_package: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            pytest.skip(f"{name} is not installed; apt-get install {debian_package}")
+        return path
+
+    return find
