@@ -13,7 +13,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/iap-node demo
+	$(BIN)/python -m training.demo
 
 run: $(STAMP)
 	$(BIN)/iap-node serve --config config.yaml

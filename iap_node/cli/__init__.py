@@ -1,0 +1,68 @@
+"""`iap-node`: the commands, and the only place where rooms are wired together.
+
+One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
+(import, status, series, show, findings, routes), `queue` (jobs, retry). Rooms are imported inside the commands, so
+that `--help` is instant and nothing but the infer role ever loads torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from iap_node import __version__
+from iap_node.cli import archive, queue, roles, setup
+from iap_node.cli.exits import Exit
+from iap_node.errors import ConfigError, NodeError
+
+app = typer.Typer(
+    name="iap-node",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""A DICOM node that settles what an MR series is from its pixels.
+
+    It receives series by C-STORE, predicts how they were acquired, compares that with their headers and sends each
+    to the AI model that it fits.
+
+    Begin with `iap-node init`, then `iap-node serve`. All commands read config.yaml in the current folder unless
+    --config names another; all that show something print JSON with --json.
+
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is not valid; 4 no such series or job;
+    5 something needs attention (`status --check`).""",
+)
+
+setup.add_to(app)
+roles.add_to(app)
+archive.add_to(app)
+queue.add_to(app)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"iap-node {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Entry point: errors of the node become one line on standard error and an exit code that means something."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"iap-node: {error}", file=sys.stderr)
+        sys.exit(Exit.CONFIG)
+    except NodeError as error:
+        print(f"iap-node: {error}", file=sys.stderr)
+        sys.exit(Exit.FAILED)
+    except BrokenPipeError:  # `iap-node series | head`
+        sys.stderr.close()
+        sys.exit(Exit.DONE)

@@ -1,0 +1,34 @@
+"""Logs of a running role: structlog on standard error, one event per line, readable or JSON."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from iap_node.config import LogConfig
+
+
+def start_logging(config: LogConfig, role: str) -> None:
+    """Configure logging for this process; every event carries the role."""
+    level = getattr(logging, config.level.upper())
+    readable = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if readable else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+    # libraries speak through the standard module; only their warnings are worth a line
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

@@ -1,0 +1,72 @@
+"""`init`, `check-config`, `migrate`: everything before the first series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from iap_node.cli.options import CONFIG, JSON
+from iap_node.cli.output import console, print_json
+from iap_node.config import NodeConfig, load_config
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.command("init")(init)
+    app.command("check-config")(check_config)
+    app.command("migrate")(migrate)
+
+
+def prepare(config: NodeConfig) -> None:
+    """Make the data directory, the patient key and the tables; changes nothing that is there already."""
+    from iap_node.database.engine import Database
+    from iap_node.database.engine import migrate as migrate_database
+    from iap_node.listener.patient import load_or_create_patient_key
+
+    config.spool_dir.mkdir(parents=True, exist_ok=True)
+    load_or_create_patient_key(config.patient_key_path)
+    database = Database(config.database_url)
+    try:
+        migrate_database(database)
+    finally:
+        database.dispose()
+
+
+def init(config_path: Path = CONFIG) -> None:
+    """Make the data directory, the key for patient hashes and the database tables. Safe to run again."""
+    config = load_config(config_path)
+    prepare(config)
+    console().print(f"ready: data in {config.data_dir}; start with `iap-node serve`")
+
+
+def check_config(config_path: Path = CONFIG, as_json: bool = JSON) -> None:
+    """Check the configuration and show it as the node understands it. Exit code 3 when it is not valid."""
+    config = load_config(config_path)
+    if as_json:
+        print_json(config.model_dump(mode="json"))
+        return
+    listener = config.listener
+    out = console()
+    out.print(f"{config_path} is valid")
+    out.print(f"  listens as {listener.ae_title} on {listener.bind}:{listener.port}" + (" with TLS" * listener.tls.enabled))
+    out.print(f"  accepts {', '.join(listener.calling_ae_titles)} from {', '.join(listener.addresses)}", markup=False)
+    out.print(f"  routes {len(config.routing.domains)} domains to {len(config.routing.downstream_models)} models, ", end="")
+    out.print(f"{len(config.destinations)} destinations")
+    if not config.routing.default.destinations:
+        out.print("  series that no domain claims stay here (routing.default.destinations is empty)")
+
+
+def migrate(config_path: Path = CONFIG) -> None:
+    """Bring the database to the schema of this version. Stop the node first."""
+    from iap_node.database.engine import Database
+    from iap_node.database.engine import migrate as migrate_database
+
+    config = load_config(config_path)
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(config.database_url)
+    try:
+        migrate_database(database)
+    finally:
+        database.dispose()
+    console().print("the database is at the schema of this version")
