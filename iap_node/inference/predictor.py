@@ -1,0 +1,231 @@
+"""A model package at work: slices in, one answer per series out, or the statement that the series is novel.
+
+Called by the worker (one predictor per process, loaded once), the CLI and evaluation. Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from iap_node.errors import ConfigError, ModelPackageError, UnreadablePixels
+from iap_node.inference import calibration, novelty, pooling
+from iap_node.inference.calibration import Calibration, HeadCalibration
+from iap_node.inference.heads import Head, n_outputs
+from iap_node.inference.network import ResNet18
+from iap_node.inference.package import Manifest, ModelPackage
+from iap_node.inference.preprocess import prepare_series, standardise
+from iap_node.records import ParameterKind, ParameterPrediction, SeriesPrediction
+
+
+class Predictor:
+    """Answers for series with one model.
+
+    Parameters
+    ----------
+    package
+        From `iap_node.inference.package.load_package`.
+    device
+        `auto` takes CUDA when present, else the CPU.
+    batch_size
+        Slices per forward pass.
+    threads
+        CPU threads of torch for this process; None leaves torch's own choice.
+
+    Raises
+    ------
+    ModelPackageError
+        The weights do not fit the network that model.json describes.
+    ConfigError
+        CUDA is asked for and not there.
+    """
+
+    def __init__(
+        self, package: ModelPackage, device: str = "auto", batch_size: int = 16, threads: int | None = None
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._package = package
+        self._batch_size = batch_size
+        self.device = _device(device)
+        self._network = build_network(package).to(self.device)
+        channels_last(self._network)
+
+    @property
+    def model_id(self) -> str:
+        """Identity of the model: name, version, short hash."""
+        return self._package.model_id
+
+    @property
+    def training_data(self) -> str:
+        """What the model learned from, as every surface shows it."""
+        return self._package.training_data
+
+    def predict(self, slices: Sequence[NDArray[np.generic]], alpha: float) -> SeriesPrediction:
+        """The answer for one series.
+
+        Parameters
+        ----------
+        slices
+            (rows, columns) each, any numeric type; evenly spaced through the series.
+        alpha
+            Miscoverage of the conformal sets and intervals.
+
+        Raises
+        ------
+        UnreadablePixels
+            There are no slices.
+        """
+        if not slices:
+            raise UnreadablePixels("the series has no slice with pixels; nothing to predict from")
+        prepared = prepare_series(slices, self._package.manifest.preprocessing)
+        outputs, features = self.forward(prepared)
+        return judge(self._package, prepared, outputs, features, alpha)
+
+    @torch.inference_mode()
+    def forward(self, prepared: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Network outputs (n, n_outputs) and pooled features (n, n_features) of prepared slices."""
+        outputs, features = [], []
+        for start in range(0, len(prepared), self._batch_size):
+            batch = standardise(
+                prepared[start : start + self._batch_size], self._package.manifest.preprocessing
+            )
+            images = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
+            output, feature = self._network(images)
+            outputs.append(output.float().cpu().numpy())
+            features.append(feature.float().cpu().numpy())
+        return np.concatenate(outputs), np.concatenate(features)
+
+
+def judge(
+    package: ModelPackage,
+    prepared: NDArray[np.floating],
+    outputs: NDArray[np.floating],
+    features: NDArray[np.floating],
+    alpha: float,
+) -> SeriesPrediction:
+    """Pool, calibrate and check for novelty: from the network's slice outputs to the series' answer."""
+    manifest, n_slices = package.manifest, len(outputs)
+    descriptors = {
+        "feature": features.astype(np.float64).mean(axis=0),
+        "input": novelty.describe_input(prepared).mean(axis=0),
+    }
+    score = novelty.score(package.novelty, descriptors, n_slices)
+    # Not finite anywhere counts as novel: what the network cannot digest is unlike its training data.
+    novel = not (score <= novelty.SCORE_THRESHOLD and bool(np.isfinite(outputs).all()))
+    return SeriesPrediction(
+        model_id=package.model_id,
+        training_data=manifest.training_data,
+        novel=novel,
+        novelty_score=score,
+        novelty_threshold=novelty.SCORE_THRESHOLD,
+        n_slices=n_slices,
+        parameters=() if novel else _parameters(manifest, outputs, alpha),
+    )
+
+
+def _parameters(
+    manifest: Manifest, outputs: NDArray[np.floating], alpha: float
+) -> tuple[ParameterPrediction, ...]:
+    fitted = calibration.select(manifest.calibration, len(outputs))
+    pooled = pooling.pool(outputs, manifest.parameters)
+    return tuple(
+        _categorical(head, item, fitted, answer, alpha)
+        if head.kind is ParameterKind.CATEGORICAL
+        else _continuous(head, item, fitted, answer, alpha)
+        for head, item, answer in zip(manifest.parameters, fitted.heads, pooled, strict=True)
+    )
+
+
+def _categorical(
+    head: Head, item: HeadCalibration, fitted: Calibration, answer: NDArray[np.float64], alpha: float
+) -> ParameterPrediction:
+    shares = pooling.probabilities(answer, item.temperature)
+    order = np.argsort(-shares, kind="stable")
+    return ParameterPrediction(
+        keyword=head.keyword,
+        kind=head.kind,
+        probabilities=tuple((head.classes[index], float(shares[index])) for index in order),
+        prediction_set=calibration.prediction_set(
+            shares, head.classes, calibration.quantile(fitted.alphas, item.quantiles, alpha)
+        ),
+        alpha=alpha,
+        by_association=head.by_association,
+    )
+
+
+def _continuous(
+    head: Head, item: HeadCalibration, fitted: Calibration, answer: NDArray[np.float64], alpha: float
+) -> ParameterPrediction:
+    target = float(answer[0])
+    intervals = tuple(
+        (level, head.decode(target - residual), head.decode(target + residual))
+        for level, residual in sorted(zip(fitted.alphas, item.quantiles, strict=True), reverse=True)
+        if residual is not None
+    )
+    residual = calibration.quantile(fitted.alphas, item.quantiles, alpha)
+    return ParameterPrediction(
+        keyword=head.keyword,
+        kind=head.kind,
+        value=head.decode(target),
+        interval=None
+        if residual is None
+        else (head.decode(target - residual), head.decode(target + residual)),
+        intervals=intervals,
+        alpha=alpha,
+        by_association=head.by_association,
+    )
+
+
+def build_network(package: ModelPackage) -> ResNet18:
+    """The package's network in evaluation mode, on the CPU.
+
+    Raises
+    ------
+    ModelPackageError
+        The weights do not fit.
+    """
+    manifest = package.manifest
+    path = package.folder / manifest.weights.file
+    network = ResNet18(manifest.network.in_channels, n_outputs(manifest.parameters), manifest.network.width)
+    try:
+        tensors = safetensors.torch.load(package.weights)
+        network.load_state_dict(
+            {
+                name: tensor.float() if tensor.is_floating_point() else tensor
+                for name, tensor in tensors.items()
+            }
+        )
+    except safetensors.SafetensorError as error:
+        raise ModelPackageError(
+            f"{path} is not a safetensors file ({error}); write the package again"
+        ) from error
+    except RuntimeError as error:  # torch names the tensors that are missing, unexpected or of another shape
+        first = " ".join(str(error).split())[:300]
+        raise ModelPackageError(
+            f"{path} does not fit the network of model.json: {first}; write the package again"
+        ) from error
+    if any(not torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
+        raise ModelPackageError(f"{path} holds values that are not finite; train the model again")
+    network.eval()
+    return network
+
+
+def channels_last(network: torch.nn.Module) -> None:
+    """Put convolution weights into the memory format that CPUs and GPUs convolve fastest."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("inference.device is cuda, but torch sees no CUDA device; set it to auto or cpu")
+    return torch.device(name)
