@@ -77,7 +77,7 @@ def routing(**changes: Any) -> RoutingConfig:
         ({"parameter": "RepetitionTime", "near": 5.0, "within": 2.0}, 0.954500, Truth.TRUE),
         ({"parameter": "RepetitionTime", "between": [7.0, 100.0]}, 0.022750, Truth.FALSE),
         ({"parameter": "RepetitionTime", "equals": 5.0}, 0.039878, Truth.FALSE),
-        ({"parameter": "RepetitionTime", "one_of": [5.0, 5.01]}, 0.043867, Truth.FALSE),  # 4.95 to 5.0601
+        ({"parameter": "RepetitionTime", "one_of": [5.0, 5.01]}, 0.043901, Truth.FALSE),  # 4.95 to 5.0601
     ],
 )
 def test_condition_has_the_probability_that_the_model_gives_it(
@@ -179,9 +179,8 @@ def test_default_route_names_the_nearest_domain_and_what_fails() -> None:
     assert (decision.domain, decision.destinations) == (None, ("people",))
     assert decision.trace[0].truth is Truth.FALSE
     assert decision.reason == (
-    assert "'Manufacturer = SIEMENS' is unknown" in decision.reason
-    assert "seen: the model does not predict Manufacturer" in decision.reason
-        "seen: 1.5 T (0.98)"
+        "default route: nearest is siemens_3t, "
+        "where 'Magnetic Field Strength = 3 ± 0.2 T' fails (0.02 of 0.8); seen: 1.5 T (0.98)"
     )
 
 
@@ -241,6 +240,7 @@ def test_rules_version_changes_with_the_rules_only() -> None:
 
 
 probabilities = st.floats(0.0, 1.0)
+widths = st.floats(0.01, 5.0)
 
 
 @st.composite
@@ -295,9 +295,7 @@ def test_three_valued_logic_holds_for_any_prediction(
         assert truths == {Truth.UNKNOWN}
 
 
-@given(
-    st.floats(0.1, 50.0), st.floats(0.0, 5.0), st.floats(0.0, 5.0), st.floats(0.0, 60.0), st.floats(0.0, 30.0)
-)
+@given(st.floats(0.1, 50.0), widths, widths, st.floats(0.0, 60.0), st.floats(0.0, 30.0))
 def test_opposite_ranges_of_a_number_share_the_whole_probability(
     value: float, below: float, above: float, cut: float, width: float
 ) -> None:
@@ -311,7 +309,4 @@ def test_opposite_ranges_of_a_number_share_the_whole_probability(
         for item in ((-1e9, cut), (cut, cut + width), (cut + width, 1e9))
     ]
     total = sum(share for share in shares if share is not None)
-    if below == 0.0 or above == 0.0:  # a step at the value belongs to every range that touches it
-        assert total >= 1.0 - 1e-9 or (below > 0.0) != (above > 0.0)
-    else:
-        assert total == pytest.approx(1.0)
+    assert total == pytest.approx(1.0)
