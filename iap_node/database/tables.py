@@ -1,0 +1,306 @@
+"""The tables, declaratively. Queries stand in the modules of this package, and nowhere else.
+
+Alembic's migrations in `migrations/` make these tables; a test compares the two on both databases. Every time
+is an aware UTC datetime. No column holds a patient's name, number or birth date: a patient is a keyed hash.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from iap_node.database.columns import HeaderInteger, HeaderText, Identifier, UtcDateTime, state_column
+from iap_node.records import JobKind, JobState, SeriesState, Verdict
+
+
+class DeliveryState(StrEnum):
+    """How far a revision of a series got with one destination."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"  # its DELIVER job is a dead letter
+    SUPERSEDED = "superseded"  # a later revision takes its instances along
+
+
+class Table(DeclarativeBase):
+    """Base of all tables; names every constraint, so that migrations can refer to them on both databases."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime, str: Text, dict[str, Any]: JSON}
+
+
+class PatientRow(Table):
+    """A patient as a keyed hash of Patient ID (0010,0020) and its issuer."""
+
+    __tablename__ = "patient"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    patient_hash: Mapped[str] = mapped_column(String(128), unique=True)
+    received_at: Mapped[datetime]  # of the first instance
+
+
+class StudyRow(Table):
+    """A study; it stays with the patient it first came with."""
+
+    __tablename__ = "study"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(HeaderText, unique=True)
+    study_date: Mapped[str] = mapped_column(HeaderText)  # as written: real headers hold "***"
+    received_at: Mapped[datetime]
+
+
+class SeriesRow(Table):
+    """A series of one study. A Series Instance UID that appears in two studies is two series."""
+
+    __tablename__ = "series"
+    __table_args__ = (
+        UniqueConstraint("study_id", "series_instance_uid"),
+        Index(None, "state", "last_received_at"),  # complete_quiet_series, status
+    )
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    series_instance_uid: Mapped[str] = mapped_column(HeaderText, index=True)
+    modality: Mapped[str] = mapped_column(HeaderText)
+    series_number: Mapped[int | None] = mapped_column(HeaderInteger)
+    series_description: Mapped[str] = mapped_column(HeaderText)
+    protocol_name: Mapped[str] = mapped_column(HeaderText)
+    body_part_examined: Mapped[str] = mapped_column(HeaderText)
+    manufacturer: Mapped[str] = mapped_column(HeaderText)
+    manufacturer_model_name: Mapped[str] = mapped_column(HeaderText)
+    device_serial_number: Mapped[str] = mapped_column(HeaderText)
+    software_versions: Mapped[str] = mapped_column(HeaderText)
+    calling_ae_title: Mapped[str] = mapped_column(HeaderText)  # of the first instance
+    revision: Mapped[int]  # 1 at first; +1 whenever an instance comes after completion
+    state: Mapped[SeriesState] = mapped_column(state_column(SeriesState, "state"))
+    not_analysed_reason: Mapped[str | None] = mapped_column(HeaderText)
+    judged_revision: Mapped[int | None]  # the newest revision with a judgement
+    first_received_at: Mapped[datetime] = mapped_column(index=True)
+    last_received_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]  # None while receiving
+
+
+class InstanceRow(Table):
+    """An instance whose bytes lie in the spool."""
+
+    __tablename__ = "instance"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    revision: Mapped[int]  # of the series, with which it came
+    sop_instance_uid: Mapped[str] = mapped_column(HeaderText, unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(HeaderText)
+    transfer_syntax_uid: Mapped[str] = mapped_column(HeaderText)
+    spool_path: Mapped[str] = mapped_column(unique=True)  # two rows never share a file
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(HeaderInteger)
+    instance_number: Mapped[int | None] = mapped_column(HeaderInteger)
+    rows: Mapped[int | None] = mapped_column(HeaderInteger)
+    columns: Mapped[int | None] = mapped_column(HeaderInteger)
+    number_of_frames: Mapped[int | None] = mapped_column(HeaderInteger)
+    image_type: Mapped[str] = mapped_column(HeaderText)
+    not_analysed_reason: Mapped[str | None] = mapped_column(HeaderText)
+    calling_ae_title: Mapped[str] = mapped_column(HeaderText)
+    source_address: Mapped[str] = mapped_column(HeaderText)
+    received_at: Mapped[datetime]
+
+
+class ConflictRow(Table):
+    """Other bytes under a SOP Instance UID that is already here; kept aside, never used."""
+
+    __tablename__ = "conflict"
+    __table_args__ = (UniqueConstraint("instance_id", "sha256"),)
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))  # the one that stands
+    study_instance_uid: Mapped[str] = mapped_column(HeaderText)  # as the newcomer claims
+    series_instance_uid: Mapped[str] = mapped_column(HeaderText)
+    sop_class_uid: Mapped[str] = mapped_column(HeaderText)
+    transfer_syntax_uid: Mapped[str] = mapped_column(HeaderText)
+    spool_path: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(HeaderInteger)
+    calling_ae_title: Mapped[str] = mapped_column(HeaderText)
+    source_address: Mapped[str] = mapped_column(HeaderText)
+    received_at: Mapped[datetime]
+
+
+class QuarantineRow(Table):
+    """Bytes that could not be filed, with the reason."""
+
+    __tablename__ = "quarantine"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    spool_path: Mapped[str] = mapped_column(unique=True)
+    reason: Mapped[str] = mapped_column(HeaderText)
+    sop_instance_uid: Mapped[str] = mapped_column(HeaderText)
+    calling_ae_title: Mapped[str] = mapped_column(HeaderText)
+    source_address: Mapped[str] = mapped_column(HeaderText)
+    size_bytes: Mapped[int] = mapped_column(HeaderInteger)
+    received_at: Mapped[datetime]
+
+
+class JobRow(Table):
+    """A piece of work: judge a revision of a series, or deliver it to one destination.
+
+    `due_at` says when it may be claimed: READY not before it, LEASED when the lease has run out; NULL when
+    the job is over. One column for both keeps the claim a walk along one index.
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("series_id", "kind", "revision", "destination"),
+        CheckConstraint("(due_at IS NOT NULL) = (state IN ('ready', 'leased'))", name="due_while_open"),
+        CheckConstraint("(lease_token IS NOT NULL) = (state = 'leased')", name="token_while_leased"),
+        Index(None, "kind", "due_at", "id"),  # claim
+        Index(None, "state", "id"),  # dead letters, status
+    )
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(state_column(JobKind, "kind"))
+    state: Mapped[JobState] = mapped_column(state_column(JobState, "state"))
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    revision: Mapped[int]
+    destination: Mapped[str] = mapped_column(HeaderText)  # name in config.yaml; "" for INFER
+    attempts: Mapped[int]
+    due_at: Mapped[datetime | None]
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    worker: Mapped[str | None] = mapped_column(HeaderText)  # that has it, or had it last
+    error: Mapped[str | None] = mapped_column(HeaderText)  # of the last failed attempt
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class ModelRow(Table):
+    """A model package that has been at work here."""
+
+    __tablename__ = "model"
+
+    model_id: Mapped[str] = mapped_column(HeaderText, primary_key=True)
+    manifest: Mapped[dict[str, Any]]
+    registered_at: Mapped[datetime]
+
+
+class PredictionRow(Table):
+    """What one model says of one revision of a series; `payload` is the whole `SeriesPrediction`."""
+
+    __tablename__ = "prediction"
+    __table_args__ = (UniqueConstraint("series_id", "revision", "model_id"),)
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    revision: Mapped[int]
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.model_id"), index=True)
+    novel: Mapped[bool] = mapped_column(index=True)
+    novelty_score: Mapped[float | None]  # None: not a finite number; `payload` has it as it was
+    n_slices: Mapped[int]
+    payload: Mapped[dict[str, Any]]
+    predicted_at: Mapped[datetime]
+
+
+class JudgementRow(Table):
+    """One revision of a series, judged: what its headers state, and the prediction held against it."""
+
+    __tablename__ = "judgement"
+    __table_args__ = (UniqueConstraint("series_id", "revision"),)
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    revision: Mapped[int]
+    prediction_id: Mapped[int | None] = mapped_column(ForeignKey("prediction.id"))
+    not_analysed_reason: Mapped[str | None] = mapped_column(HeaderText)
+    header: Mapped[dict[str, Any]]  # the whole `SeriesHeader`
+    judged_at: Mapped[datetime]
+
+
+class InstanceProblemRow(Table):
+    """An instance whose pixels or header could not be used in a judgement, and why."""
+
+    __tablename__ = "instance_problem"
+    __table_args__ = (UniqueConstraint("judgement_id", "position"),)
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"))
+    position: Mapped[int]
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    reason: Mapped[str] = mapped_column(HeaderText)
+
+
+class HeaderComparisonRow(Table):
+    """One parameter of a judgement: header against pixels."""
+
+    __tablename__ = "header_comparison"
+    __table_args__ = (
+        UniqueConstraint("judgement_id", "keyword"),
+        Index(None, "verdict", "keyword"),  # findings
+    )
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"))
+    position: Mapped[int]  # in the judgement, from 0
+    keyword: Mapped[str] = mapped_column(String(64))
+    header_value: Mapped[str] = mapped_column(HeaderText)
+    predicted_value: Mapped[str] = mapped_column(HeaderText)
+    header_probability: Mapped[float | None]
+    verdict: Mapped[Verdict] = mapped_column(state_column(Verdict, "verdict"))
+    suggested_value: Mapped[str] = mapped_column(HeaderText)
+    reason: Mapped[str] = mapped_column(HeaderText)
+
+
+class RouteDecisionRow(Table):
+    """Where a judged revision goes, and why; `payload` is the whole `RouteDecision`."""
+
+    __tablename__ = "route_decision"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"), unique=True)
+    domain: Mapped[str | None] = mapped_column(HeaderText, index=True)  # None: the default route
+    reason: Mapped[str] = mapped_column(HeaderText)
+    rules_version: Mapped[str] = mapped_column(HeaderText)
+    payload: Mapped[dict[str, Any]]
+
+
+class DeliveryRow(Table):
+    """One revision of a series on its way to one destination."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("series_id", "revision", "destination"),
+        Index(None, "state"),
+    )
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    revision: Mapped[int]
+    destination: Mapped[str] = mapped_column(HeaderText)
+    state: Mapped[DeliveryState] = mapped_column(state_column(DeliveryState, "state"))
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class InstanceDeliveryRow(Table):
+    """What a destination last answered for one instance. Once accepted, it stays accepted."""
+
+    __tablename__ = "instance_delivery"
+
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
+    destination: Mapped[str] = mapped_column(HeaderText, primary_key=True)
+    accepted: Mapped[bool]
+    status: Mapped[int | None]  # DIMSE status; None when no answer came
+    comment: Mapped[str] = mapped_column(HeaderText)
+    permanent: Mapped[bool]  # trying again cannot help
+    answered_at: Mapped[datetime]
