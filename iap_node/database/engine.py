@@ -187,8 +187,8 @@ def _usable_url(url: str) -> URL:
             raise ConfigError("database.url: SQLite needs a file, for example sqlite:////srv/iap/node.sqlite")
         return parsed
     raise ConfigError(
-        f"database.url: {parsed.drivername!r} is not supported; use sqlite:////path/node.sqlite or
-        postgresql://user@host/name"
+        f"database.url: {parsed.drivername!r} is not supported; "
+        "use sqlite:////path/node.sqlite or postgresql://user@host/name"
     )
 
 
