@@ -137,10 +137,13 @@ def _probability(pixels: ParameterPrediction, labels: set[str]) -> float:
 def _compare_number(
     parameter: AcquisitionParameter, value: HeaderValue, pixels: ParameterPrediction
 ) -> HeaderComparison:
-    if pixels.value is None or pixels.interval is None:
-        return _not_judged(parameter, value, f"the model gave no interval for {parameter.title}")
+    if pixels.value is None:
+        return _not_judged(parameter, value, f"the model gave no value for {parameter.title}")
     best = parameter.text(_rounded(pixels.value))
     predicted = parameter.text_with_unit(_rounded(pixels.value))
+    if pixels.interval is None:
+        why = f"the model's calibration does not reach alpha {pixels.alpha:g} for {parameter.title}"
+        return _not_judged(parameter, value, why, predicted)
     low, high = pixels.interval
     allowed = f"{low:.4g} to {high:.4g} {parameter.unit}".strip()
 

@@ -132,10 +132,11 @@ def _probability(
     may make the condition true but never false; None when nothing is left.
     """
     if pixels.kind is ParameterKind.CONTINUOUS:
-        if parameter.nature is not Nature.NUMBER or pixels.value is None or pixels.interval is None:
+        interval = _interval(pixels)
+        if parameter.nature is not Nature.NUMBER or pixels.value is None or interval is None:
             return None, False
-        ranges = _ranges(parameter, condition)
-        masses = [_mass(pixels.value, pixels.interval, pixels.alpha, item) for item in ranges]
+        alpha, low, high = interval
+        masses = [_mass(pixels.value, (low, high), alpha, item) for item in _ranges(parameter, condition)]
         return min(1.0, sum(masses)), True
     labels = [label for label, _ in pixels.probabilities]
     wanted: list[set[str]]
@@ -171,6 +172,13 @@ def _ranges(parameter: AcquisitionParameter, condition: ConditionConfig) -> list
         else:
             ranges.append((low, high))
     return ranges
+
+
+def _interval(pixels: ParameterPrediction) -> tuple[float, float, float] | None:
+    """(alpha, low, high); the widest that is calibrated where the calibration data do not reach `alpha`."""
+    if pixels.interval is not None:
+        return (pixels.alpha, *pixels.interval)
+    return min(pixels.intervals, default=None)
 
 
 def _inside(number: float, item: Range) -> bool:
@@ -212,9 +220,10 @@ def _text(parameter: AcquisitionParameter, condition: ConditionConfig) -> str:
 
 def _observed(parameter: AcquisitionParameter, pixels: ParameterPrediction) -> str:
     if pixels.kind is ParameterKind.CONTINUOUS:
-        if pixels.value is None or pixels.interval is None:
+        interval = _interval(pixels)
+        if pixels.value is None or interval is None:
             return "no interval"
-        low, high = pixels.interval
+        _, low, high = interval
         return f"{pixels.value:.3g} {parameter.unit} ({low:.3g} to {high:.3g})"
     if not pixels.probabilities:
         return "no probabilities"

@@ -168,7 +168,12 @@ def test_equal_classes_pool_their_probability_before_the_most_probable_is_named(
         (
             ParameterPrediction("EchoTime", ParameterKind.CONTINUOUS, value=2.0),
             HeaderValue("EchoTime", "2", 2.0),
-            "the model gave no interval for Echo Time",
+            "the model's calibration does not reach alpha 0.05 for Echo Time",
+        ),
+        (
+            ParameterPrediction("EchoTime", ParameterKind.CONTINUOUS),
+            HeaderValue("EchoTime", "2", 2.0),
+            "the model gave no value for Echo Time",
         ),
         (
             ParameterPrediction("Manufacturer", ParameterKind.CATEGORICAL),

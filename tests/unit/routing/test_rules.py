@@ -137,6 +137,20 @@ def test_interval_that_is_wider_above_leaves_more_probability_there() -> None:
     assert below.probability == pytest.approx(0.45)
 
 
+def test_number_without_an_interval_at_alpha_takes_the_widest_that_is_calibrated() -> None:
+    pixels = ParameterPrediction(
+        "EchoTime",
+        ParameterKind.CONTINUOUS,
+        value=2.0,
+        intervals=((0.5, 1.8, 2.2), (0.1, 1.5, 2.5)),
+        alpha=0.01,
+    )
+    result = judge_condition(
+        ConditionConfig(parameter="EchoTime", between=(1.5, 2.5)), prediction(pixels), 0.8
+    )
+    assert (result.truth, result.probability) == (Truth.TRUE, pytest.approx(0.9))
+
+
 def test_conditions_read_like_sentences() -> None:
     texts = [
         judge_condition(ConditionConfig.model_validate(condition), None, 0.8).condition
@@ -160,7 +174,7 @@ def test_all_models_whose_domain_holds_take_the_series_and_each_destination_once
     assert decision.domain == "siemens_3t"
     assert decision.downstream_models == ("lesions", "density")
     assert decision.destinations == ("first", "archive", "second")
-    assert decision.reason == "siemens_3t (0.85) and siemens (0.90) by the pixels: to lesions, density"
+    assert decision.reason == "siemens_3t (0.86) and siemens (0.90) by the pixels: to lesions, density"
     assert [(item.domain, item.truth) for item in decision.trace] == [
         ("siemens_3t", Truth.TRUE),
         ("siemens", Truth.TRUE),
