@@ -1,8 +1,8 @@
 """THE table of acquisition parameters: keyword, tag, unit, tolerance, canonical form.
 
-The ten categorical and two continuous parameters of arXiv 2303.04911, in the paper's output order. Which of them a
-model predicts as classes and which as numbers, and which classes it knows, is said by its model package, never
-here. Called by the header reader, the audit, routing, inference and training: one canonical form for all.
+The ten categorical and two continuous parameters of arXiv 2303.04911, in the paper's output order. Which of
+them a model predicts as classes and which as numbers, and which classes it knows, is said by its model package,
+never here. Called by the header reader, the audit, routing, inference and training: one canonical form for all.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class AcquisitionParameter:
         return max(self.absolute_tolerance, self.relative_tolerance * abs(reference))
 
     def same(self, left: str | float, right: str | float) -> bool:
-        """Whether two canonical values are the same to a physicist (numbers within tolerance, text without case)."""
+        """Whether two canonical values are the same: numbers within tolerance, text without case."""
         if self.nature is Nature.NUMBER:
             a, b = float(left), float(right)
             return abs(a - b) <= self.tolerance(b) + 1e-9
@@ -80,20 +80,40 @@ PARAMETERS: tuple[AcquisitionParameter, ...] = (
     AcquisitionParameter("ScanOptions", (0x0018, 0x0022), "Scan Options", Nature.TEXT),
     AcquisitionParameter("PatientPosition", (0x0018, 0x5100), "Patient Position", Nature.TEXT),
     AcquisitionParameter(
-        "MagneticFieldStrength", (0x0018, 0x0087), "Magnetic Field Strength", Nature.NUMBER, "T", relative_tolerance=0.05
+        "MagneticFieldStrength",
+        (0x0018, 0x0087),
+        "Magnetic Field Strength",
+        Nature.NUMBER,
+        "T",
+        relative_tolerance=0.05,
     ),
     AcquisitionParameter("ContrastBolusAgent", (0x0018, 0x0010), "Contrast/Bolus Agent", Nature.TEXT),
     AcquisitionParameter("AcquisitionMatrix", (0x0018, 0x1310), "Acquisition Matrix", Nature.MATRIX),
     AcquisitionParameter(
         "SliceThickness", (0x0018, 0x0050), "Slice Thickness", Nature.NUMBER, "mm", absolute_tolerance=0.005
     ),
-    AcquisitionParameter("FlipAngle", (0x0018, 0x1314), "Flip Angle", Nature.NUMBER, "deg", absolute_tolerance=0.5),
-    AcquisitionParameter("FieldOfView", (0x0028, 0x0030), "Field of View", Nature.NUMBER, "mm", absolute_tolerance=1.0),
     AcquisitionParameter(
-        "EchoTime", (0x0018, 0x0081), "Echo Time", Nature.NUMBER, "ms", absolute_tolerance=0.01, relative_tolerance=0.01
+        "FlipAngle", (0x0018, 0x1314), "Flip Angle", Nature.NUMBER, "deg", absolute_tolerance=0.5
     ),
     AcquisitionParameter(
-        "RepetitionTime", (0x0018, 0x0080), "Repetition Time", Nature.NUMBER, "ms", absolute_tolerance=0.01,
+        "FieldOfView", (0x0028, 0x0030), "Field of View", Nature.NUMBER, "mm", absolute_tolerance=1.0
+    ),
+    AcquisitionParameter(
+        "EchoTime",
+        (0x0018, 0x0081),
+        "Echo Time",
+        Nature.NUMBER,
+        "ms",
+        absolute_tolerance=0.01,
+        relative_tolerance=0.01,
+    ),
+    AcquisitionParameter(
+        "RepetitionTime",
+        (0x0018, 0x0080),
+        "Repetition Time",
+        Nature.NUMBER,
+        "ms",
+        absolute_tolerance=0.01,
         relative_tolerance=0.01,
     ),
 )
@@ -111,7 +131,7 @@ def canonical_text(raw: str) -> str | None:
 
 
 def canonical_number(raw: str) -> float | None:
-    """A finite decimal string (PS3.5 DS) as float; None for anything else (commas, units, NaN, infinities)."""
+    """A finite decimal string (PS3.5 DS) as float; None for the rest (commas, units, NaN, infinities)."""
     text = raw.replace("\0", " ").strip()
     if not _DECIMAL.fullmatch(text):
         return None
@@ -133,7 +153,7 @@ def canonical_matrix(raw: str) -> str | None:
 
 
 def canonical_contrast_agent(raw: str | None) -> str:
-    """Contrast/Bolus Agent (0018,0010): its name in capitals, `present but not named` when empty, `absent` for None."""
+    """Contrast/Bolus Agent (0018,0010) in capitals, `present but not named` when empty, `absent` for None."""
     if raw is None:
         return CONTRAST_ABSENT
     text = canonical_text(raw)
@@ -143,7 +163,7 @@ def canonical_contrast_agent(raw: str | None) -> str:
 def canonical(keyword: str, raw: str) -> str | float | None:
     """The canonical value of an element's text (values joined by a backslash); None when unusable.
 
-    Absence of the contrast agent is a value of its own: use `canonical_contrast_agent` where None must be told apart.
+    Absence of the contrast agent is a value of its own: `canonical_contrast_agent` tells None apart.
     """
     parameter = BY_KEYWORD[keyword]
     if keyword == "ContrastBolusAgent":

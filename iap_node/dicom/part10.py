@@ -1,0 +1,293 @@
+"""Part 10 files and encoded data sets: who an instance is, read within bounds; preamble and file meta.
+
+Called by the listener's intake (`scan_instance_header`, `file_preamble`), by import and the worker
+(`read_instance_header`, `read_instance`, `open_data_set`). Source: PS3.10 section 7, PS3.5 section 7.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from iap_node.dicom import elements as el
+from iap_node.dicom.elements import Element, Encoding
+from iap_node.errors import UnreadableInstance
+from iap_node.records import InstanceHeader
+
+# A UID of our own, made once from a random UUID as PS3.5 B.2 allows; it names this implementation for ever.
+IMPLEMENTATION_CLASS_UID = "2.25.215016304233562365492635565904641694031"
+IMPLEMENTATION_VERSION_NAME = "IAP_NODE_01"
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,10}", re.ASCII)
+_DATE = re.compile(r"([0-9]{4})[.]?([0-9]{2})[.]?([0-9]{2})", re.ASCII)
+_INT32 = 2**31
+
+_SPECIFIC_CHARACTER_SET = 0x00080005
+_SOP_CLASS_UID = 0x00080016
+_SOP_INSTANCE_UID = 0x00080018
+_STUDY_INSTANCE_UID = 0x0020000D
+_SERIES_INSTANCE_UID = 0x0020000E
+_TEXTS = {
+    0x00100020: "patient_id",
+    0x00100021: "issuer_of_patient_id",
+    0x00080060: "modality",
+    0x0008103E: "series_description",
+    0x00181030: "protocol_name",
+    0x00180015: "body_part_examined",
+    0x00080070: "manufacturer",
+    0x00081090: "manufacturer_model_name",
+    0x00181000: "device_serial_number",
+    0x00181020: "software_versions",
+    0x00080008: "image_type",
+}
+_STUDY_DATE = 0x00080020
+_INTEGER_STRINGS = {
+    0x00200011: "series_number",
+    0x00200013: "instance_number",
+    0x00280008: "number_of_frames",
+}
+_UNSIGNED_SHORTS = {0x00280010: "rows", 0x00280011: "columns"}
+_WANTED = frozenset(
+    {
+        _SPECIFIC_CHARACTER_SET, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID,
+        _STUDY_DATE, *_TEXTS, *_INTEGER_STRINGS, *_UNSIGNED_SHORTS,
+    }
+)  # fmt: skip
+_LAST = max(_WANTED)
+
+_TRANSFER_SYNTAX_UID = 0x00020010
+_META_ENCODING = Encoding(implicit=False, little=True)
+_END_OF_FILE_META = 0x0002FFFF
+_MAX_FILE_META_BYTES = 1024**2  # private information (0002,0102) has been seen to hold kilobytes
+_DEFLATED_FIRST_BYTES = 1024**2
+_DEFLATED_HEADER_LIMIT = 256 * 1024**2  # a header beyond this is a bomb
+
+
+def is_safe_uid(uid: str) -> bool:
+    """Whether `uid` is 1 to 64 digits and single inner dots: safe as a file name, harmless in a log.
+
+    Leading zeros of a component, which PS3.5 section 9.1 forbids, are tolerated: real instances have them.
+    """
+    return len(uid) <= 64 and _UID.fullmatch(uid) is not None
+
+
+def file_preamble(
+    sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str = ""
+) -> bytes:
+    """Preamble, DICM and file meta information (PS3.10 section 7.1) for a data set that follows untouched.
+
+    Raises
+    ------
+    UnreadableInstance
+        One of the UIDs is not a UID.
+    """
+    for name, uid in (
+        ("SOP Class", sop_class_uid),
+        ("SOP Instance", sop_instance_uid),
+        ("Transfer Syntax", transfer_syntax_uid),
+    ):
+        if not is_safe_uid(uid):
+            raise UnreadableInstance(f"{name} UID {uid[:64]!r} is not a UID; correct it at the sender")
+    title = re.sub(r"[^\x20-\x5b\x5d-\x7e]", "", source_ae_title).strip()[:16]
+    group = struct.pack("<HH2sHI", 2, 0x0001, b"OB", 0, 2) + b"\0\1"
+    group += _meta_element(0x0002, b"UI", sop_class_uid)
+    group += _meta_element(0x0003, b"UI", sop_instance_uid)
+    group += _meta_element(0x0010, b"UI", transfer_syntax_uid)
+    group += _meta_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID)
+    group += _meta_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME)
+    if title:
+        group += _meta_element(0x0016, b"AE", title)
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0x0000, b"UL", 4, len(group)) + group
+
+
+def _meta_element(number: int, vr: bytes, value: str) -> bytes:
+    encoded = value.encode("ascii")
+    if len(encoded) % 2:
+        encoded += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 2, number, vr, len(encoded)) + encoded
+
+
+def scan_instance_header(dataset: bytes, transfer_syntax_uid: str) -> InstanceHeader:
+    """The header of an encoded data set without file meta, as a C-STORE delivers it.
+
+    Reads no further than Columns (0028,0011) and decodes 24 elements.
+
+    Raises
+    ------
+    UnreadableInstance
+        It is not a data set, or SOP Class, SOP Instance, Study or Series Instance UID is absent or unsafe.
+    """
+    if not is_safe_uid(transfer_syntax_uid):
+        raise UnreadableInstance(
+            f"Transfer Syntax UID {transfer_syntax_uid[:64]!r} is not a UID; correct it at the sender"
+        )
+    if transfer_syntax_uid in el.DEFLATED:
+        found = _scan_deflated(dataset)
+        encoding = _META_ENCODING
+    else:
+        encoding = el.encoding_of(transfer_syntax_uid)
+        found, _ = el.walk(BytesIO(dataset), encoding, _WANTED.__contains__, _LAST)
+    return _header(found, encoding, transfer_syntax_uid)
+
+
+def _scan_deflated(dataset: bytes) -> dict[int, Element]:
+    """The wanted elements of a deflated data set; inflates what the header needs, in growing attempts."""
+    size = _DEFLATED_FIRST_BYTES
+    while True:
+        plain, complete = el.inflate(dataset, size)
+        found, end = el.walk(BytesIO(plain), _META_ENCODING, _WANTED.__contains__, _LAST)
+        if end is not None or complete or len(plain) < size or size >= _DEFLATED_HEADER_LIMIT:
+            return found
+        size *= 16
+
+
+def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: str) -> InstanceHeader:
+    """The found elements as a record; text decoded, numbers None when they are none."""
+    values = {tag: element.value for tag, element in found.items()}
+    uids: dict[int, str] = {}
+    for name, tag in (
+        ("SOP Instance UID (0008,0018)", _SOP_INSTANCE_UID),
+        ("SOP Class UID (0008,0016)", _SOP_CLASS_UID),
+        ("Study Instance UID (0020,000D)", _STUDY_INSTANCE_UID),
+        ("Series Instance UID (0020,000E)", _SERIES_INSTANCE_UID),
+    ):
+        uid = values.get(tag, b"").decode("latin-1").strip(" \0")
+        if not is_safe_uid(uid):
+            whose = f" of instance {uids[_SOP_INSTANCE_UID]}" if _SOP_INSTANCE_UID in uids else ""
+            what = "is absent" if not uid else f"is not a UID: {uid[:64]!r}"
+            raise UnreadableInstance(f"{name}{whose} {what}; correct it at the sender and send it again")
+        uids[tag] = uid
+
+    character_set = values.get(_SPECIFIC_CHARACTER_SET, b"")
+    texts = {name: el.decode_text(values.get(tag, b""), character_set) for tag, name in _TEXTS.items()}
+    date = _DATE.fullmatch(values.get(_STUDY_DATE, b"").decode("latin-1").strip(" \0"))
+    order = "<" if encoding.little else ">"
+    integers = {name: _integer_string(values.get(tag, b"")) for tag, name in _INTEGER_STRINGS.items()}
+    shorts = {name: _unsigned_short(values.get(tag, b""), order) for tag, name in _UNSIGNED_SHORTS.items()}
+    return InstanceHeader(
+        sop_class_uid=uids[_SOP_CLASS_UID],
+        sop_instance_uid=uids[_SOP_INSTANCE_UID],
+        study_instance_uid=uids[_STUDY_INSTANCE_UID],
+        series_instance_uid=uids[_SERIES_INSTANCE_UID],
+        transfer_syntax_uid=transfer_syntax_uid,
+        study_date="".join(date.groups()) if date else "",  # `***` and the like are no date
+        series_number=integers["series_number"],
+        instance_number=integers["instance_number"],
+        number_of_frames=integers["number_of_frames"],
+        rows=shorts["rows"],
+        columns=shorts["columns"],
+        **texts,
+    )
+
+
+def _integer_string(value: bytes) -> int | None:
+    text = value.decode("latin-1").strip(" \0")
+    if not _INTEGER.fullmatch(text):
+        return None
+    number = int(text)
+    return number if -_INT32 <= number < _INT32 else None
+
+
+def _unsigned_short(value: bytes, order: str) -> int | None:
+    return int(struct.unpack(order + "H", value)[0]) if len(value) == 2 else None
+
+
+def read_instance_header(path: Path) -> InstanceHeader:
+    """The header of a Part 10 file; files without preamble or without file meta are tolerated.
+
+    Raises
+    ------
+    UnreadableInstance
+        Not a DICOM instance, or one that cannot be identified. The text never holds the file's name.
+    OSError
+        The file cannot be opened or read.
+    """
+    with path.open("rb") as file:
+        transfer_syntax_uid = _read_file_meta(file)
+        if transfer_syntax_uid in el.DEFLATED:
+            return scan_instance_header(file.read(), transfer_syntax_uid)
+        encoding = el.encoding_of(transfer_syntax_uid)
+        found, _ = el.walk(file, encoding, _WANTED.__contains__, _LAST)
+    return _header(found, encoding, transfer_syntax_uid)
+
+
+def read_instance(path: Path) -> tuple[InstanceHeader, bytes]:
+    """The header of a Part 10 file and the bytes of its data set as they stand behind the file meta.
+
+    Raises
+    ------
+    UnreadableInstance, OSError
+        As `read_instance_header`.
+    """
+    with path.open("rb") as file:
+        transfer_syntax_uid = _read_file_meta(file)
+        dataset = file.read()
+    return scan_instance_header(dataset, transfer_syntax_uid), dataset
+
+
+@contextmanager
+def open_data_set(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BinaryIO, str]]:
+    """A stream at the first element of a file's data set, inflated where deflated, and its transfer syntax.
+
+    Raises
+    ------
+    UnreadableInstance
+        Not a DICOM file, or its deflated data set is larger than `max_inflated_bytes`.
+    """
+    with path.open("rb") as file:
+        transfer_syntax_uid = _read_file_meta(file)
+        if transfer_syntax_uid not in el.DEFLATED:
+            yield file, transfer_syntax_uid
+            return
+        plain, complete = el.inflate(file.read(), max_inflated_bytes)
+    if not complete and len(plain) >= max_inflated_bytes:
+        raise UnreadableInstance(
+            f"it inflates to more than {max_inflated_bytes} bytes; raise max_bytes_per_instance to read it"
+        )
+    yield BytesIO(plain), transfer_syntax_uid
+
+
+def _read_file_meta(file: BinaryIO) -> str:
+    """The transfer syntax UID; leaves the file at the first element of the data set."""
+    start = 132 if file.read(132)[128:] == b"DICM" else 0
+    file.seek(start)
+    head = file.read(12)
+    found: dict[int, Element] = {}
+    if head[:8] == b"\x02\0\0\0UL\x04\0":
+        # The group length is the only thing that says where file meta ends before a deflated data set.
+        group = file.read(min(int.from_bytes(head[8:12], "little"), _MAX_FILE_META_BYTES))
+        found, _ = el.walk(BytesIO(group), _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META)
+        following = file.read(2)
+        file.seek(-len(following), 1)
+        if following == b"\x02\0":
+            found = {}  # the group length is wrong
+    if not found:
+        file.seek(start)
+        found, end = el.walk(file, _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META)
+        file.seek(end.start if end is not None else start)
+    if _TRANSFER_SYNTAX_UID not in found:
+        return _guess_transfer_syntax(file)
+    uid = found[_TRANSFER_SYNTAX_UID].value.decode("latin-1").strip(" \0")
+    if not is_safe_uid(uid):
+        raise UnreadableInstance(f"Transfer Syntax UID {uid[:64]!r} is not a UID; write the file again")
+    return uid
+
+
+def _guess_transfer_syntax(file: BinaryIO) -> str:
+    """The transfer syntax of a data set without file meta, by its first element, which is of group 0008."""
+    head = file.read(8)
+    file.seek(-len(head), 1)
+    known_vr = head[4:6] in el.SHORT_VRS or head[4:6] in el.LONG_VRS
+    if head[:2] == b"\x08\0":
+        return el.EXPLICIT_VR_LITTLE_ENDIAN if known_vr else el.IMPLICIT_VR_LITTLE_ENDIAN
+    if head[:2] == b"\0\x08" and known_vr:
+        return el.EXPLICIT_VR_BIG_ENDIAN
+    raise UnreadableInstance(
+        "not a DICOM file: no DICM after 128 bytes and no data set at its start; export it as Part 10"
+    )
