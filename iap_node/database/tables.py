@@ -158,7 +158,7 @@ class JobRow(Table):
     """A piece of work: judge a revision of a series, or deliver it to one destination.
 
     `due_at` says when it may be claimed: READY not before it, LEASED when the lease has run out; NULL when
-    the job is over. One column for both keeps the claim a walk along one index.
+    the job is over. One column for both lets the claim walk along one index.
     """
 
     __tablename__ = "job"
@@ -166,7 +166,7 @@ class JobRow(Table):
         UniqueConstraint("series_id", "kind", "revision", "destination"),
         CheckConstraint("(due_at IS NOT NULL) = (state IN ('ready', 'leased'))", name="due_while_open"),
         CheckConstraint("(lease_token IS NOT NULL) = (state = 'leased')", name="token_while_leased"),
-        Index(None, "kind", "due_at", "id"),  # claim
+        Index(None, "kind", "state", "due_at", "id"),  # claim
         Index(None, "state", "id"),  # dead letters, status
     )
 
@@ -292,15 +292,13 @@ class DeliveryRow(Table):
     updated_at: Mapped[datetime]
 
 
-class InstanceDeliveryRow(Table):
-    """What a destination last answered for one instance. Once accepted, it stays accepted."""
+class DeliveredInstanceRow(Table):
+    """An instance that a destination has accepted. It is not sent there again, whatever becomes of its series."""
 
-    __tablename__ = "instance_delivery"
+    __tablename__ = "delivered_instance"
 
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
     destination: Mapped[str] = mapped_column(HeaderText, primary_key=True)
-    accepted: Mapped[bool]
-    status: Mapped[int | None]  # DIMSE status; None when no answer came
+    status: Mapped[int | None]  # DIMSE status: Success or a warning (PS3.4 Table B.2-1)
     comment: Mapped[str] = mapped_column(HeaderText)
-    permanent: Mapped[bool]  # trying again cannot help
-    answered_at: Mapped[datetime]
+    delivered_at: Mapped[datetime]

@@ -180,7 +180,7 @@ def upgrade() -> None:
             name=op.f("uq_job_series_id_kind_revision_destination"),
         ),
     )
-    op.create_index(op.f("ix_job_kind_due_at_id"), "job", ["kind", "due_at", "id"])
+    op.create_index(op.f("ix_job_kind_state_due_at_id"), "job", ["kind", "state", "due_at", "id"])
     op.create_index(op.f("ix_job_state_id"), "job", ["state", "id"])
 
     op.create_table(
@@ -225,18 +225,16 @@ def upgrade() -> None:
         sa.UniqueConstraint("instance_id", "sha256", name=op.f("uq_conflict_instance_id_sha256")),
     )
     op.create_table(
-        "instance_delivery",
+        "delivered_instance",
         sa.Column("instance_id", IDENTIFIER, nullable=False),
         sa.Column("destination", sa.Text(), nullable=False),
-        sa.Column("accepted", sa.Boolean(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("comment", sa.Text(), nullable=False),
-        sa.Column("permanent", sa.Boolean(), nullable=False),
-        sa.Column("answered_at", TIME, nullable=False),
+        sa.Column("delivered_at", TIME, nullable=False),
         sa.ForeignKeyConstraint(
-            ["instance_id"], ["instance.id"], name=op.f("fk_instance_delivery_instance_id_instance")
+            ["instance_id"], ["instance.id"], name=op.f("fk_delivered_instance_instance_id_instance")
         ),
-        sa.PrimaryKeyConstraint("instance_id", "destination", name=op.f("pk_instance_delivery")),
+        sa.PrimaryKeyConstraint("instance_id", "destination", name=op.f("pk_delivered_instance")),
     )
     op.create_table(
         "judgement",
@@ -322,7 +320,7 @@ def downgrade() -> None:
         "instance_problem",
         "header_comparison",
         "judgement",
-        "instance_delivery",
+        "delivered_instance",
         "conflict",
         "prediction",
         "job",

@@ -1,0 +1,190 @@
+"""Series as people see them: find one by its UID, list many with what was judged and where they went.
+
+Called by the command line and the web through `archive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from iap_node.database.tables import (
+    DeliveryRow,
+    DeliveryState,
+    HeaderComparisonRow,
+    InstanceRow,
+    JudgementRow,
+    PredictionRow,
+    RouteDecisionRow,
+    SeriesRow,
+    StudyRow,
+)
+from iap_node.errors import PermanentError
+from iap_node.records import SeriesState, Verdict
+
+FINDING_VERDICTS = (Verdict.CONTRADICTS, Verdict.MISSING)
+_MOST_CANDIDATES_SHOWN = 5
+
+
+class UnknownSeries(PermanentError):
+    """No series, or more than one, goes by what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A destination of a series' newest judged revision, and how far it got."""
+
+    destination: str
+    state: DeliveryState
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSummary:
+    """A series in a list. What was judged is that of `judged_revision`, the newest with a judgement."""
+
+    id: int
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    series_number: int | None
+    series_description: str
+    manufacturer: str
+    manufacturer_model_name: str
+    calling_ae_title: str
+    n_instances: int
+    size_bytes: int
+    state: SeriesState
+    revision: int
+    not_analysed_reason: str | None
+    first_received_at: datetime
+    last_received_at: datetime
+    completed_at: datetime | None
+    judged_revision: int | None = None
+    novel: bool | None = None  # None: no prediction stands
+    model_id: str | None = None
+    domain: str | None = None  # None: the default route, or not judged yet
+    route_reason: str = ""
+    n_findings: int = 0  # parameters whose header contradicts the pixels or is missing
+    deliveries: tuple[Delivery, ...] = ()
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Names of the destinations that it was routed to."""
+        return tuple(delivery.destination for delivery in self.deliveries)
+
+
+def list_series(
+    session: Session, states: Sequence[SeriesState] | None = None, limit: int = 100, offset: int = 0
+) -> list[SeriesSummary]:
+    """Series in any of `states` (None: all), the last begun first."""
+    query = _summary_query().order_by(SeriesRow.first_received_at.desc(), SeriesRow.id.desc())
+    if states is not None:
+        query = query.where(SeriesRow.state.in_(states))
+    return _summaries(session, query.limit(limit).offset(offset))
+
+
+def find_series(session: Session, uid: str) -> SeriesSummary:
+    """The one series whose Series Instance UID (0020,000E) is `uid`, or begins or ends with it.
+
+    Parameters
+    ----------
+    uid
+        A UID or a part of one; `STUDY/SERIES` where a Series Instance UID appears in two studies.
+
+    Raises
+    ------
+    UnknownSeries
+        None or more than one; the text names the candidates.
+    """
+    study_uid, _, series_uid = uid.strip().rpartition("/")
+    if not series_uid or not set(series_uid + study_uid) <= set("0123456789."):
+        raise UnknownSeries(f"{uid!r} is not a series UID, nor the beginning or end of one")
+    query = _summary_query().order_by(SeriesRow.id).limit(_MOST_CANDIDATES_SHOWN + 1)
+    if study_uid:
+        query = query.where(StudyRow.study_instance_uid == study_uid)
+    column = SeriesRow.series_instance_uid
+    found = _summaries(session, query.where(column == series_uid))
+    if not found:
+        part = or_(column.startswith(series_uid), column.endswith(series_uid))
+        found = _summaries(session, query.where(part))
+    if not found:
+        raise UnknownSeries(f"no series goes by {uid!r}; `iap-node series` lists them")
+    if len(found) > 1:
+        shown = ", ".join(
+            f"{series.study_instance_uid}/{series.series_instance_uid}"
+            for series in found[:_MOST_CANDIDATES_SHOWN]
+        )
+        more = " and more" if len(found) > _MOST_CANDIDATES_SHOWN else ""
+        raise UnknownSeries(
+            f"{uid!r} is more than one series: {shown}{more}; give more of the UID, or STUDY/SERIES"
+        )
+    return found[0]
+
+
+def _summary_query() -> Select[*tuple[object, ...]]:
+    """One row per series, with what stands in single rows beside it; labels are fields of `SeriesSummary`."""
+    of_series = InstanceRow.series_id == SeriesRow.id
+    judged = and_(JudgementRow.series_id == SeriesRow.id, JudgementRow.revision == SeriesRow.judged_revision)
+    n_findings = select(func.count()).where(
+        HeaderComparisonRow.judgement_id == JudgementRow.id,
+        HeaderComparisonRow.verdict.in_(FINDING_VERDICTS),
+    )
+    size_bytes = select(func.coalesce(func.sum(InstanceRow.size_bytes), 0)).where(of_series)
+    return (
+        select(
+            SeriesRow.id,
+            SeriesRow.series_instance_uid,
+            StudyRow.study_instance_uid,
+            SeriesRow.modality,
+            SeriesRow.series_number,
+            SeriesRow.series_description,
+            SeriesRow.manufacturer,
+            SeriesRow.manufacturer_model_name,
+            SeriesRow.calling_ae_title,
+            select(func.count()).where(of_series).scalar_subquery().label("n_instances"),
+            size_bytes.scalar_subquery().label("size_bytes"),
+            SeriesRow.state,
+            SeriesRow.revision,
+            SeriesRow.not_analysed_reason,
+            SeriesRow.first_received_at,
+            SeriesRow.last_received_at,
+            SeriesRow.completed_at,
+            SeriesRow.judged_revision,
+            PredictionRow.novel,
+            PredictionRow.model_id,
+            RouteDecisionRow.domain,
+            func.coalesce(RouteDecisionRow.reason, "").label("route_reason"),
+            n_findings.scalar_subquery().label("n_findings"),
+        )
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .outerjoin(JudgementRow, judged)
+        .outerjoin(PredictionRow, PredictionRow.id == JudgementRow.prediction_id)
+        .outerjoin(RouteDecisionRow, RouteDecisionRow.judgement_id == JudgementRow.id)
+    )
+
+
+def _summaries(session: Session, query: Select[*tuple[object, ...]]) -> list[SeriesSummary]:
+    rows = session.execute(query).all()
+    deliveries: dict[int, list[Delivery]] = {}
+    current = (
+        select(DeliveryRow.series_id, DeliveryRow.destination, DeliveryRow.state)
+        .join(SeriesRow, SeriesRow.id == DeliveryRow.series_id)
+        .where(
+            DeliveryRow.series_id.in_([row.id for row in rows]),
+            DeliveryRow.revision == SeriesRow.judged_revision,
+        )
+        .order_by(DeliveryRow.id)
+    )
+    for series_id, destination, state in session.execute(current):
+        deliveries.setdefault(series_id, []).append(Delivery(destination, state))
+    return [
+        SeriesSummary(
+            **{**row._asdict(), "size_bytes": int(row.size_bytes)},
+            deliveries=tuple(deliveries.get(row.id, ())),
+        )
+        for row in rows
+    ]
