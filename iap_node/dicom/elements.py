@@ -3,8 +3,8 @@
 Called by part10, header, mosaic and pixels. pydicom decodes what is found; the walk itself is ours because it
 stands in the path of every C-STORE and meets hostile bytes: pydicom's `specific_tags` parses every
 undefined-length sequence recursively and takes 0.4 to 1.3 ms for a header; this walk steps over them with
-an explicit stack, in a tenth of that, and never reads a value that nobody asked for. Source: PS3.5 section 7 (data
-set) and 6.2.2 (UN).
+an explicit stack, in a tenth of that, and never reads a value that nobody asked for. Source: PS3.5 section 7
+(data set) and 6.2.2 (UN).
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 from pydicom import charset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
 
 from iap_node.errors import UnreadableInstance
@@ -46,7 +49,8 @@ MAX_SEQUENCE_BYTES = 512 * 1024**2  # functional groups of some ten thousand fra
 MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
 MAX_STEPS = 5_000_000  # element and item headers in one walk
 
-# What pydicom raises on damaged bytes, by reading its conversions; anything else is a defect of ours.
+# What pydicom raises on damaged bytes, by reading its conversions. OSError is not among them: a disk that does not
+# answer is no fault of the instance.
 DAMAGE: tuple[type[Exception], ...] = (
     ValueError,  # numbers, UIDs, BytesLengthException
     TypeError,
@@ -54,7 +58,6 @@ DAMAGE: tuple[type[Exception], ...] = (
     IndexError,
     AttributeError,
     NotImplementedError,
-    OSError,
     EOFError,
     OverflowError,
     RecursionError,
@@ -272,6 +275,50 @@ def excerpt(stream: BinaryIO, elements: dict[int, Element], encoding: Encoding) 
         raise UnreadableInstance(
             f"an element of the header is damaged ({type(error).__name__}); write the instance again"
         ) from error
+
+
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+
+
+def raw_text(ds: Dataset, tag: int) -> str | None:
+    """An element's value as it is written, values joined by a backslash; "" when empty, None when absent.
+
+    Never converts text to numbers: "1,5" and "nan" come back as they are. Binary numbers are printed shortest.
+    """
+    try:
+        element = ds.get_item(tag)
+    except KeyError:
+        return None
+    if element is None:
+        return None
+    value = element.value
+    if isinstance(element, RawDataElement) and isinstance(value, bytes):
+        return _raw_bytes_text(ds, element, value)
+    if value is None:
+        return ""
+    values = value if isinstance(value, MultiValue | list | tuple) else [value]
+    return "\\".join(str(getattr(one, "original_string", one)).strip() for one in values)
+
+
+def _raw_bytes_text(ds: Dataset, element: RawDataElement, value: bytes) -> str:
+    vr = element.VR
+    if vr in (None, "UN"):
+        try:
+            vr = dictionary_VR(element.tag)
+        except KeyError:
+            vr = "UN"
+    code = _BINARY.get(str(vr))
+    if code is None:
+        character_set = b""
+        if not value.isascii() and 0x00080005 in ds:
+            found = ds.get_item(0x00080005)
+            character_set = found.value if found is not None and isinstance(found.value, bytes) else b""
+        return "\\".join(part.strip() for part in decode_text(value, character_set).split("\\"))
+    size = struct.calcsize(code)
+    if len(value) % size:
+        return decode_text(value)
+    order = "<" if element.is_little_endian else ">"
+    return "\\".join(f"{number:.12g}" for number in struct.unpack(f"{order}{len(value) // size}{code}", value))
 
 
 def items(ds: Dataset, tag: int) -> list[Dataset]:
