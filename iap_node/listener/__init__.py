@@ -1,0 +1,2 @@
+"""DICOM network in: `scp` starts and stops, `handlers` decide, `admission` says who may, `intake` files
+instances."""

@@ -1,0 +1,114 @@
+"""The open associations and what each is doing. `handlers` keeps it up to date; `scp` asks it when the node
+stops.
+
+An association is busy from the first P-DATA-TF of a message until our answer to it has left: a store that is
+being received, filed or answered counts as running.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pynetdicom.association import Association
+
+from iap_node.records import StoreOutcome
+
+
+@dataclass(slots=True)
+class Activity:
+    """What one association did so far."""
+
+    calling_ae_title: str
+    source_address: str
+    outcomes: Counter[StoreOutcome] = field(default_factory=Counter)
+    n_failed: int = 0
+    series_instance_uids: dict[str, None] = field(default_factory=dict)  # in order of arrival
+    started_at_s: float = field(default_factory=time.monotonic)
+    busy: bool = False
+    finished: bool = False  # the node stops, and what was running is answered
+
+
+class Associations:
+    """Bookkeeping over all open associations; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._activities: dict[Association, Activity] = {}
+        self._draining = False
+
+    def opened(self, assoc: Association, calling_ae_title: str, source_address: str) -> None:
+        """An association was established."""
+        with self._changed:
+            for ended in [known for known in self._activities if not known.is_alive()]:
+                del self._activities[ended]  # its thread broke down without telling
+            self._activities[assoc] = Activity(calling_ae_title, source_address, finished=self._draining)
+            self._changed.notify_all()
+
+    def closed(self, assoc: Association) -> Activity | None:
+        """An association ended, for whatever reason; None when that is known already."""
+        with self._changed:
+            activity = self._activities.pop(assoc, None)
+            self._changed.notify_all()
+            return activity
+
+    def message_started(self, assoc: Association) -> None:
+        """A P-DATA-TF came in."""
+        with self._changed:
+            activity = self._activities.get(assoc)
+            if activity is not None and not activity.finished:
+                activity.busy = True
+
+    def message_answered(self, assoc: Association) -> None:
+        """A P-DATA-TF went out."""
+        with self._changed:
+            activity = self._activities.get(assoc)
+            if activity is not None:
+                activity.busy = False
+                activity.finished = self._draining
+                self._changed.notify_all()
+
+    def filed(self, assoc: Association, outcome: StoreOutcome, series_instance_uid: str) -> None:
+        """An instance of this association was filed."""
+        with self._changed:
+            activity = self._activities.get(assoc)
+            if activity is not None:
+                activity.outcomes[outcome] += 1
+                activity.series_instance_uids[series_instance_uid] = None
+
+    def failed(self, assoc: Association) -> None:
+        """An instance of this association was not filed."""
+        with self._changed:
+            activity = self._activities.get(assoc)
+            if activity is not None:
+                activity.n_failed += 1
+
+    def count(self) -> int:
+        """How many associations are open."""
+        with self._changed:
+            return len(self._activities)
+
+    def wait_for_finished(self, deadline_s: float) -> list[Association]:
+        """The next associations that can be ended without cutting a running store short; empty when none is
+        open.
+
+        From the first call on, what an association starts after its running store is no longer waited for.
+
+        Parameters
+        ----------
+        deadline_s
+            By `time.monotonic`. After it, every association counts as finished.
+        """
+        with self._changed:
+            if not self._draining:
+                self._draining = True
+                for activity in self._activities.values():
+                    activity.finished = not activity.busy
+            self._changed.wait_for(
+                lambda: not self._activities or any(item.finished for item in self._activities.values()),
+                timeout=max(0.0, deadline_s - time.monotonic()),
+            )
+            late = time.monotonic() >= deadline_s
+            return [assoc for assoc, activity in self._activities.items() if late or activity.finished]

@@ -1,0 +1,247 @@
+"""What the listener answers: the handlers of pynetdicom's events, bound explicitly by `scp`.
+
+`on_c_store` is one of the edges of the node: whatever goes wrong with one instance, the sender gets a status
+of PS3.4 Table B.2-1 with a comment that says what to do, and the association goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import cast
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SOPClassCommonExtendedNegotiation
+from pynetdicom.presentation import PresentationContextTuple
+
+from iap_node.dicom.status import StoreStatus
+from iap_node.errors import RetriableError, UnreadableInstance
+from iap_node.listener.admission import (
+    REJECTED_PERMANENT,
+    SOURCE_SERVICE_USER,
+    Admission,
+    storage_service,
+    supported_contexts,
+)
+from iap_node.listener.associations import Associations
+from iap_node.listener.intake import FiledInstance, InstanceMismatch, Intake
+from iap_node.records import StoreOutcome
+
+MAX_COMMENT = 64  # Error Comment (0000,0902) is LO: 64 characters, no backslash
+
+DISK_OR_DATABASE = "Not stored: disk or archive of receiver fails; send again later"
+MISMATCH = "Quarantined: SOP UIDs of C-STORE-RQ and data set differ"
+UNREADABLE = "Quarantined: "
+UNEXPECTED = "Not stored: receiver error, see its log; send again later"
+
+OnRelease = Callable[[list[str]], None]
+
+log = structlog.get_logger("listener")
+
+
+class Handlers:
+    """The handlers of one listener.
+
+    Parameters
+    ----------
+    on_release
+        Called with the Series Instance UIDs of what arrived when a sender releases its association, and not
+        when it aborts or is cut off: then more may come. None: nothing is called.
+    """
+
+    def __init__(
+        self, intake: Intake, admission: Admission, associations: Associations, on_release: OnRelease | None
+    ) -> None:
+        self._intake = intake
+        self._admission = admission
+        self._associations = associations
+        self._on_release = on_release
+
+    def bindings(self) -> list[evt.EventHandlerType]:
+        """Which handler answers which event."""
+        return [
+            (evt.EVT_REQUESTED, self.on_requested),
+            (evt.EVT_SOP_COMMON, self.on_sop_common),
+            (evt.EVT_ESTABLISHED, self.on_established),
+            (evt.EVT_C_ECHO, self.on_c_echo),
+            (evt.EVT_C_STORE, self.on_c_store),
+            (evt.EVT_PDU_RECV, self.on_pdu_received),
+            (evt.EVT_PDU_SENT, self.on_pdu_sent),
+            (evt.EVT_RELEASED, self.on_released),
+            (evt.EVT_ABORTED, self.on_aborted),
+            (evt.EVT_REJECTED, self.on_rejected),
+            (evt.EVT_CONN_CLOSE, self.on_connection_closed),
+        ]
+
+    # ------------------------------------------------------------ association
+
+    def on_requested(self, event: evt.Event) -> None:
+        """Reject who may not send; support of the proposed contexts what we can store."""
+        assoc: Association = event.assoc
+        request = cast(A_ASSOCIATE, assoc.requestor.primitive)
+        address = str(assoc.requestor.address)
+        refusal = self._admission.refusal(
+            calling_ae_title=request.calling_ae_title,
+            called_ae_title=request.called_ae_title,
+            address=address,
+        )
+        if refusal is None:
+            assoc.acceptor.supported_contexts = supported_contexts(
+                request.presentation_context_definition_list
+            )
+            return
+        log.warning(
+            "association rejected", calling_ae_title=request.calling_ae_title.strip(), source_address=address,
+            reason=refusal.reason.name, remedy=refusal.remedy,
+        )  # fmt: skip
+        assoc.acse.send_reject(REJECTED_PERMANENT, SOURCE_SERVICE_USER, refusal.reason)
+        assoc.kill()  # waits until A-ASSOCIATE-RJ has left; pynetdicom closes the connection next
+
+    def on_sop_common(self, event: evt.Event) -> dict[str, SOPClassCommonExtendedNegotiation]:
+        """Tell pynetdicom which abstract syntaxes are of the Storage Service Class."""
+        request = cast(A_ASSOCIATE, event.assoc.requestor.primitive)
+        return storage_service(request.presentation_context_definition_list)
+
+    def on_established(self, event: evt.Event) -> None:
+        """Note a new association."""
+        assoc: Association = event.assoc
+        calling_ae_title, address = _peer(assoc)
+        self._associations.opened(assoc, calling_ae_title, address)
+        log.info(
+            "association established", calling_ae_title=calling_ae_title, source_address=address,
+            n_contexts=len(assoc.accepted_contexts), n_refused_contexts=len(assoc.rejected_contexts),
+        )  # fmt: skip
+
+    def on_rejected(self, event: evt.Event) -> None:
+        """Note what pynetdicom rejects itself: an association beyond the limit."""
+        calling_ae_title, address = _peer(event.assoc)
+        log.warning(
+            "association rejected", calling_ae_title=calling_ae_title, source_address=address,
+            reason="LOCAL_LIMIT_EXCEEDED", remedy="raise listener.max_associations, or let it try again",
+        )  # fmt: skip
+
+    def on_released(self, event: evt.Event) -> None:
+        """The sender is through."""
+        series = self._end(event.assoc, "released")
+        if series and self._on_release is not None:
+            try:
+                self._on_release(series)
+            except RetriableError as error:  # the quiet period completes these series later
+                log.warning("series not completed at release", error=str(error), n_series=len(series))
+
+    def on_aborted(self, event: evt.Event) -> None:
+        """The sender, the network or we cut the association off."""
+        self._end(event.assoc, "aborted")
+
+    def on_connection_closed(self, event: evt.Event) -> None:
+        """The connection is gone, after a release, an abort, or without either."""
+        if event.assoc.is_established or event.assoc.is_released:  # EVT_ABORTED or EVT_RELEASED is on its way
+            return
+        self._end(event.assoc, "connection closed")
+
+    def _end(self, assoc: Association, how: str) -> list[str]:
+        activity = self._associations.closed(assoc)
+        if activity is None:
+            return []
+        log.info(
+            "association ended", how=how, calling_ae_title=activity.calling_ae_title,
+            source_address=activity.source_address, n_failed=activity.n_failed,
+            duration_s=round(time.monotonic() - activity.started_at_s, 3),
+            **{f"n_{outcome}": count for outcome, count in activity.outcomes.items()},
+        )  # fmt: skip
+        return list(activity.series_instance_uids)
+
+    def on_pdu_received(self, event: evt.Event) -> None:
+        """Something of a message came in."""
+        if isinstance(event.pdu, P_DATA_TF):
+            self._associations.message_started(event.assoc)
+
+    def on_pdu_sent(self, event: evt.Event) -> None:
+        """Our answer has left."""
+        if isinstance(event.pdu, P_DATA_TF):
+            self._associations.message_answered(event.assoc)
+
+    # ------------------------------------------------------------ services
+
+    def on_c_echo(self, event: evt.Event) -> int:
+        """Answer a verification (PS3.4 Annex A)."""
+        calling_ae_title, address = _peer(event.assoc)
+        log.debug("verification", calling_ae_title=calling_ae_title, source_address=address)
+        return StoreStatus.SUCCESS
+
+    def on_c_store(self, event: evt.Event) -> Dataset:
+        """Answer a store (PS3.4 Annex B): Success only for what is durable."""
+        assoc: Association = event.assoc
+        request = cast(C_STORE, event.request)
+        logged = log.bind(
+            sop_instance_uid=str(request.AffectedSOPInstanceUID), calling_ae_title=_peer(assoc)[0]
+        )
+        try:
+            filed = self._file(assoc, request, event.context)
+        except InstanceMismatch:
+            answer = _answer(StoreStatus.SOP_CLASS_MISMATCH, MISMATCH)
+        except UnreadableInstance as error:
+            answer = _answer(StoreStatus.CANNOT_UNDERSTAND, f"{UNREADABLE}{error}")
+        except RetriableError as error:
+            logged.error("instance not stored", error=str(error))
+            answer = _answer(StoreStatus.OUT_OF_RESOURCES, DISK_OR_DATABASE)
+        except Exception as error:  # noqa: BLE001 - an edge: one instance must not end the association
+            # The traceback, but not the message: it may quote the data set, and so a patient.
+            logged.error("instance not stored, unexpected error", error=_where(error))
+            answer = _answer(StoreStatus.PROCESSING_FAILURE, UNEXPECTED)
+        else:
+            self._associations.filed(assoc, filed.outcome, filed.series_instance_uid)
+            level = logging.WARNING if filed.outcome is StoreOutcome.CONFLICT else logging.DEBUG
+            logged.log(
+                level, "instance filed", outcome=filed.outcome, series_instance_uid=filed.series_instance_uid,
+                size_bytes=filed.size_bytes, not_analysed_reason=filed.not_analysed_reason,
+            )  # fmt: skip
+            answer = _answer(StoreStatus.SUCCESS)
+        if answer.Status != StoreStatus.SUCCESS:
+            self._associations.failed(assoc)
+        # pynetdicom's idle timer counts from what the peer sent last. However long the disk took, the peer
+        # was waiting for us and not idle.
+        assoc.dul._idle_timer.restart()
+        return answer
+
+    def _file(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> FiledInstance:
+        calling_ae_title, address = _peer(assoc)
+        return self._intake.receive(
+            request.DataSet.getvalue() if request.DataSet else b"",  # shares its memory with the request
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(context.transfer_syntax),
+            calling_ae_title=calling_ae_title,
+            source_address=address,
+        )
+
+
+def _peer(assoc: Association) -> tuple[str, str]:
+    """Calling AE title and address of the sender."""
+    return str(assoc.requestor.ae_title).strip(), str(assoc.requestor.address)
+
+
+def _answer(status: StoreStatus, comment: str = "") -> Dataset:
+    """A status for pynetdicom, with an Error Comment (0000,0902) cut to what LO allows."""
+    answer = Dataset()
+    answer.Status = int(status)
+    if comment:
+        answer.ErrorComment = re.sub(r"[^\x20-\x5b\x5d-\x7e]", "?", comment)[:MAX_COMMENT].rstrip()
+    return answer
+
+
+def _where(error: BaseException) -> str:
+    """The class of an error and the innermost place it came from, without its message."""
+    trace = error.__traceback__
+    place = "unknown"
+    while trace is not None:
+        place = f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {place}"

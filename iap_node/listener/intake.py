@@ -1,0 +1,317 @@
+"""Files one instance: identify it, make its bytes durable, make its archive row durable. Called by the
+C-STORE handler and by `iap-node import`.
+
+The order is the promise. The file is written and synced first, under a name nobody else has; then the row is
+committed; only then does the caller hear that the instance is here. If anything fails before the row is
+committed, the file is removed again and the caller hears an error. If the machine stops in between, a file
+without a row is left, which was never acknowledged; `iap_node.listener.recovery` files it at the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from iap_node.database.archive import record_instance, record_quarantine
+from iap_node.database.engine import Database
+from iap_node.database.spooled import path_of_reception
+from iap_node.dicom.part10 import file_preamble, is_safe_uid, scan_instance_header
+from iap_node.dicom.sop_classes import why_not_analysed
+from iap_node.errors import PermanentError, RetriableError, UnreadableInstance
+from iap_node.listener.patients import patient_hash
+from iap_node.records import InstanceHeader, QuarantinedInstance, ReceivedInstance, StoreOutcome
+from iap_node.spool import Quarantine, Spool
+
+log = structlog.get_logger("intake")
+
+
+class InstanceMismatch(UnreadableInstance):
+    """The data set is of another SOP Instance or SOP Class than the C-STORE-RQ says."""
+
+
+@dataclass(frozen=True, slots=True)
+class FiledInstance:
+    """What became of an instance; it is durable."""
+
+    outcome: StoreOutcome
+    study_instance_uid: str
+    series_instance_uid: str
+    not_analysed_reason: str | None
+    size_bytes: int
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Intake:
+    """Files instances in a spool and an archive; any number of threads and processes may do so at once.
+
+    Parameters
+    ----------
+    patient_key
+        Keys the patient hashes (`load_or_create_patient_key`).
+    now
+        The clock: aware UTC times of reception.
+    """
+
+    def __init__(
+        self, spool: Spool, database: Database, patient_key: bytes, *, now: Callable[[], datetime] = _utc_now
+    ) -> None:
+        self._spool = spool
+        self._quarantine = Quarantine(spool)
+        self._database = database
+        self._patient_key = patient_key
+        self._now = now
+
+    def file(
+        self,
+        dataset: bytes,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        calling_ae_title: str,
+        source_address: str,
+    ) -> StoreOutcome:
+        """As `receive`, for callers that only count."""
+        return self.receive(
+            dataset,
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            calling_ae_title=calling_ae_title,
+            source_address=source_address,
+        ).outcome
+
+    def receive(
+        self,
+        dataset: bytes,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        calling_ae_title: str,
+        source_address: str,
+    ) -> FiledInstance:
+        """File one instance; when this returns, it would survive a power cut.
+
+        A duplicate (same bytes) changes nothing. Other bytes under a known SOP Instance UID are kept beside
+        the first ones as a conflict. Both are filed: the sender did nothing wrong and cannot do otherwise.
+
+        Parameters
+        ----------
+        dataset
+            The encoded data set, without file meta. It is written as it is, to the bit.
+        sop_class_uid, sop_instance_uid
+            As the C-STORE-RQ says (Affected SOP Class and Instance UID).
+        transfer_syntax_uid
+            Of the presentation context: how `dataset` is encoded.
+
+        Raises
+        ------
+        UnreadableInstance
+            It cannot be identified, or is not what the C-STORE-RQ says (`InstanceMismatch`); it lies in the
+            quarantine.
+        RetriableError
+            The disk or the database does not work; nothing is left behind.
+        """
+        received_at = self._now()
+        try:
+            header = _identify(dataset, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        except UnreadableInstance as error:
+            uids = (sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+            self._put_aside(dataset, uids, str(error), calling_ae_title, source_address, received_at)
+            raise
+        preamble = file_preamble(
+            header.sop_class_uid,
+            header.sop_instance_uid,
+            transfer_syntax_uid,
+            source_ae_title=calling_ae_title,
+        )
+        spool_path = self._spool.new_name(header.series_instance_uid, header.sop_instance_uid)
+        size_bytes = self._spool.write(spool_path, (preamble, dataset))
+        received = ReceivedInstance(
+            header=header,
+            spool_path=spool_path,
+            sha256=content_hash(dataset, transfer_syntax_uid),
+            size_bytes=size_bytes,
+            calling_ae_title=calling_ae_title,
+            source_address=source_address,
+            received_at=received_at,
+            not_analysed_reason=why_not_analysed(header),
+        )
+        return self._record(received)
+
+    def adopt(
+        self, header: InstanceHeader, dataset: bytes, spool_path: str, calling_ae_title: str
+    ) -> FiledInstance:
+        """File an instance whose file lies in the spool without a row; durable when this returns.
+
+        Raises
+        ------
+        RetriableError
+            The database does not work; the file stays where it is.
+        """
+        received = ReceivedInstance(
+            header=header,
+            spool_path=spool_path,
+            sha256=content_hash(dataset, header.transfer_syntax_uid),
+            size_bytes=self._spool.path(spool_path).stat().st_size,
+            calling_ae_title=calling_ae_title,
+            source_address="",
+            received_at=self._now(),
+            not_analysed_reason=why_not_analysed(header),
+        )
+        return self._record(received, keep_file=True)
+
+    def _record(self, received: ReceivedInstance, *, keep_file: bool = False) -> FiledInstance:
+        """Commit the row of a file in the spool, or remove the file."""
+        try:
+            outcome, path_of_row = self._commit(received)
+        except _CommitUnknown as error:
+            # Removing the file now could leave a row without one, and the sender's next try would pass as a
+            # duplicate of nothing. Without a row it is found at the next start.
+            log.error(
+                "file kept, its row may or may not be there",
+                sop_instance_uid=received.header.sop_instance_uid,
+            )
+            raise RetriableError(str(error)) from error
+        except BaseException:
+            if not keep_file:
+                self._discard(received)
+            raise
+        if path_of_row != received.spool_path:
+            self._leave_to(path_of_row, received)
+        return FiledInstance(
+            outcome,
+            received.header.study_instance_uid,
+            received.header.series_instance_uid,
+            received.not_analysed_reason,
+            received.size_bytes,
+        )
+
+    def _commit(self, received: ReceivedInstance) -> tuple[StoreOutcome, str]:
+        """The outcome, and the path that the archive's row for these bytes names."""
+        hashed = patient_hash(self._patient_key, received.header)
+        path_of_row: str | None = None
+        try:
+            with self._database.transaction() as session:
+                outcome = record_instance(session, received, hashed)
+                path_of_row = path_of_reception(session, received.header.sop_instance_uid, received.sha256)
+                if path_of_row is None:
+                    raise PermanentError(
+                        f"{received.header.sop_instance_uid} was recorded, but no row names it"
+                    )
+        except RetriableError as error:
+            if path_of_row is None or not self._was_committed(
+                received, error
+            ):  # None: COMMIT was not reached
+                raise
+        return outcome, path_of_row
+
+    def _was_committed(self, received: ReceivedInstance, error: RetriableError) -> bool:
+        """Whether a commit that failed on our side took place on the server's (a connection lost at that
+        moment)."""
+        try:
+            with self._database.reading() as session:
+                path_of_row = path_of_reception(session, received.header.sop_instance_uid, received.sha256)
+        except RetriableError:
+            raise _CommitUnknown(str(error)) from error
+        return path_of_row == received.spool_path
+
+    def _leave_to(self, path_of_row: str, received: ReceivedInstance) -> None:
+        """The same bytes are archived under another path: ours is not needed, unless that file got lost."""
+        if self._spool.path(path_of_row).exists():
+            self._discard(received)
+            return
+        self._spool.rename(received.spool_path, path_of_row)
+        log.warning("archived file was gone, restored", sop_instance_uid=received.header.sop_instance_uid)
+
+    def _discard(self, received: ReceivedInstance) -> None:
+        try:
+            self._spool.remove(received.spool_path)
+        except (
+            RetriableError
+        ) as error:  # the reason for discarding it matters more; the next start finds the file
+            log.error("file not removed", sop_instance_uid=received.header.sop_instance_uid, error=str(error))
+
+    def _put_aside(
+        self,
+        dataset: bytes,
+        uids: tuple[str, str, str],
+        reason: str,
+        calling_ae_title: str,
+        source_address: str,
+        received_at: datetime,
+    ) -> None:
+        """Keep bytes that cannot be filed, with the reason, for a person to look at."""
+        sop_class_uid, sop_instance_uid, transfer_syntax_uid = uids
+        preamble = (
+            file_preamble(*uids, source_ae_title=calling_ae_title) if all(map(is_safe_uid, uids)) else b""
+        )
+        facts = {
+            "reason": reason,
+            "sop_class_uid": sop_class_uid,
+            "sop_instance_uid": sop_instance_uid,
+            "transfer_syntax_uid": transfer_syntax_uid,
+            "calling_ae_title": calling_ae_title,
+            "source_address": source_address,
+            "received_at": received_at.isoformat(),
+            "part_10": "yes"
+            if preamble
+            else "no: a UID of the request is none; the bytes are the bare data set",
+        }
+        spool_path, new = self._quarantine.put((preamble, dataset), facts, received_at)
+        log.warning(
+            "instance quarantined", sop_instance_uid=sop_instance_uid, reason=reason, spool_path=spool_path,
+            calling_ae_title=calling_ae_title, seen_before=not new,
+        )  # fmt: skip
+        if not new:
+            return
+        quarantined = QuarantinedInstance(
+            spool_path=spool_path,
+            reason=reason,
+            sop_instance_uid=sop_instance_uid,
+            calling_ae_title=calling_ae_title,
+            source_address=source_address,
+            size_bytes=len(preamble) + len(dataset),
+            received_at=received_at,
+        )
+        try:
+            with self._database.transaction() as session:
+                record_quarantine(session, quarantined)
+        except BaseException:
+            self._quarantine.remove(spool_path)
+            raise
+
+
+class _CommitUnknown(RetriableError):
+    """The connection was lost during COMMIT, and the database cannot be asked."""
+
+
+def _identify(
+    dataset: bytes, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+) -> InstanceHeader:
+    header = scan_instance_header(dataset, transfer_syntax_uid)
+    for name, said, found in (
+        ("SOP Instance UID", sop_instance_uid, header.sop_instance_uid),
+        ("SOP Class UID", sop_class_uid, header.sop_class_uid),
+    ):
+        if said != found:
+            raise InstanceMismatch(
+                f"{name}: the C-STORE-RQ says {said[:64]!r}, the data set {found}; correct it at the sender"
+            )
+    return header
+
+
+def content_hash(dataset: bytes, transfer_syntax_uid: str) -> str:
+    """SHA-256, in hexadecimal, that makes two receptions the same instance: of transfer syntax UID and data
+    set."""
+    digest = hashlib.sha256(transfer_syntax_uid.encode("ascii"))
+    digest.update(dataset)
+    return digest.hexdigest()

@@ -1,0 +1,249 @@
+"""The life of the C-STORE and C-ECHO SCP: bind, serve, stop. Wired by `iap-node listen`.
+
+pynetdicom does the upper layer: negotiation, TLS, timers, DIMSE. `handlers` decides, `intake` files.
+
+What is bounded: the number of associations (`max_associations`; a further one is rejected as "local limit
+exceeded"), the number of connections that have not got so far (`NEGOTIATING`), the time a connection may take
+for TLS and for its A-ASSOCIATE-RQ (`association_timeout_s`), the time it may be silent, in the middle of a
+PDU too (`idle_timeout_s`), and the connections that wait to be accepted (`BACKLOG`). Each association holds
+one instance in memory at a time: the largest instance times `max_associations` is what the process may need.
+What one peer sends as one instance, or as one PDU, is not bounded yet: whoever is on the allow-list can fill
+the memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import socketserver
+import ssl
+import sys
+import threading
+import time
+from typing import Any, cast
+
+import structlog
+from pynetdicom import AE, _config
+from pynetdicom.transport import ThreadedAssociationServer
+
+from iap_node.config import ListenerConfig, TlsConfig
+from iap_node.errors import ConfigError
+from iap_node.listener.admission import VERIFICATION, Admission
+from iap_node.listener.associations import Associations
+from iap_node.listener.handlers import Handlers, OnRelease
+from iap_node.listener.intake import Intake
+
+BACKLOG = 128  # connections the kernel keeps until we accept them
+NEGOTIATING = 32  # connections beyond max_associations: in a TLS handshake, in negotiation, or to be rejected
+POLL_S = 0.1  # how soon the accepting thread notices that it is to stop
+
+log = structlog.get_logger("listener")
+
+
+class StoreScp:
+    """The listener: a C-STORE and C-ECHO SCP that stores by way of an `Intake`.
+
+    Parameters
+    ----------
+    on_release
+        See `Handlers`.
+    """
+
+    def __init__(self, config: ListenerConfig, intake: Intake, on_release: OnRelease | None = None) -> None:
+        self._config = config
+        self._associations = Associations()
+        self._handlers = Handlers(intake, Admission(config), self._associations, on_release)
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Lock()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; with `listener.port: 0` the one the system gave.
+
+        Raises
+        ------
+        RuntimeError
+            The listener is not started.
+        """
+        if self._server is None:
+            raise RuntimeError("the listener is not started")
+        return int(self._server.server_address[1])
+
+    @property
+    def open_associations(self) -> int:
+        """How many associations are open."""
+        return self._associations.count()
+
+    def start(self) -> None:
+        """Bind the port and serve in threads; returns when associations are accepted.
+
+        Raises
+        ------
+        ConfigError
+            The port or address cannot be bound, or the certificates cannot be used. The text names the key.
+        """
+        # pynetdicom describes every PDU for its own log unless told not to; ours has what is needed, and no
+        # data sets.
+        _config.LOG_HANDLER_LEVEL = "none"
+        logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+        config = self._config
+        tls = server_tls_context(config.tls) if config.tls.enabled else None
+        ae = AE(ae_title=config.ae_title)
+        ae.add_supported_context(
+            VERIFICATION
+        )  # storage contexts follow what each sender proposes: `on_requested`
+        ae.maximum_associations = config.max_associations
+        ae.maximum_pdu_size = config.max_pdu_bytes
+        ae.acse_timeout = config.association_timeout_s
+        ae.network_timeout = config.idle_timeout_s
+        try:
+            server = ae.make_server(
+                (config.bind, config.port),
+                evt_handlers=self._handlers.bindings(),
+                server_class=_Server,
+                config=config,
+                tls=tls,
+            )
+        except OSError as error:
+            raise ConfigError(_why_not_bound(config, error)) from error
+        self._server = cast(_Server, server)
+        self._thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": POLL_S}, name="listener", daemon=True
+        )
+        self._thread.start()
+        log.info(
+            "listening", ae_title=config.ae_title, address=config.bind, port=self.port, tls=tls is not None,
+            calling_ae_titles=list(config.calling_ae_titles), addresses=list(config.addresses),
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Stop accepting, let running stores finish for at most `stop_timeout_s`, then end all associations.
+
+        What is not finished by then was not acknowledged: its sender sends it again. Stopping twice, or
+        before `start`, does nothing.
+        """
+        with self._stopping:
+            server, self._server = self._server, None
+            if server is None or self._thread is None:
+                return
+            server.stop()
+            self._thread.join()
+            deadline_s = time.monotonic() + self._config.stop_timeout_s
+            n_aborted = 0
+            while finished := self._associations.wait_for_finished(deadline_s):
+                for assoc in finished:
+                    assoc.abort()
+                    self._associations.closed(assoc)
+                    n_aborted += 1
+            for assoc in server.active_associations:  # those that were not established yet
+                assoc.abort()
+            log.info("stopped listening", n_aborted_associations=n_aborted)
+
+
+class _Server(ThreadedAssociationServer):
+    """Accepts connections: bounded in number, without delays, and with the TLS handshake in their own
+    threads."""
+
+    daemon_threads = True
+    request_queue_size = BACKLOG
+
+    def __init__(self, *args: Any, config: ListenerConfig, tls: ssl.SSLContext | None, **kwargs: Any) -> None:
+        self._config = config
+        self._tls = tls
+        self._handshakes = threading.BoundedSemaphore(config.max_associations + NEGOTIATING)
+        self._stopped = False
+        super().__init__(*args, **kwargs)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; TLS comes later, so that a silent peer cannot keep others from being
+        accepted."""
+        connection, address = cast(socket.socket, self.socket).accept()
+        # Senders wait for each C-STORE-RSP: Nagle's algorithm against their delayed acknowledgement costs 40
+        # ms each.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # pynetdicom's own idle timer does not run inside recv() and send().
+        connection.settimeout(self._config.idle_timeout_s)
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for one more connection."""
+        if len(self.active_associations) < self._config.max_associations + NEGOTIATING:
+            return True
+        log.warning("connection closed: too many are open", source_address=str(client_address[0]))
+        return False
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Shake hands, then hand the connection to an association; runs in the connection's own thread."""
+        if self._tls is not None:
+            if not self._handshakes.acquire(blocking=False):
+                raise ConnectionAbortedError("too many TLS handshakes at once")
+            try:
+                request.settimeout(self._config.association_timeout_s)
+                request = self._tls.wrap_socket(request, server_side=True)
+                request.settimeout(self._config.idle_timeout_s)
+            finally:
+                self._handshakes.release()
+        if self._stopped:
+            self.shutdown_request(request)
+            return
+        super().finish_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log why a connection came to nothing."""
+        error = sys.exc_info()[1]
+        log.warning(
+            "connection failed before the association", source_address=str(client_address[0]),
+            error=str(error), tls=self._tls is not None,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Accept no more; blocks until the accepting thread has noticed."""
+        self._stopped = True
+        socketserver.BaseServer.shutdown(self)
+        self.server_close()
+
+
+def server_tls_context(config: TlsConfig) -> ssl.SSLContext:
+    """TLS of an acceptor: TLS 1.2 or newer (PS3.15 B.9, BCP 195), a client certificate when `peer_ca` is set.
+
+    Raises
+    ------
+    ConfigError
+        A file is missing or is not what it should be.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if config.certificate is None or config.private_key is None:
+            raise ConfigError("listener.tls: certificate and private_key are not set")
+        context.load_cert_chain(config.certificate, config.private_key, password=_no_password)
+    except OSError as error:  # SSLError is one
+        raise ConfigError(
+            f"listener.tls: certificate {config.certificate} with private_key {config.private_key}: {error}; "
+            "both must be PEM, belong together, and the key must have no password"
+        ) from error
+    if config.peer_ca is not None:
+        try:
+            context.load_verify_locations(config.peer_ca)
+        except OSError as error:
+            raise ConfigError(f"listener.tls.peer_ca: {config.peer_ca}: {error}; it must be PEM") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _no_password() -> str:
+    raise OSError("the private key has a password")
+
+
+def _why_not_bound(config: ListenerConfig, error: OSError) -> str:
+    where = f"listener: cannot listen on {config.bind} port {config.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where}: something else does; stop it or set listener.port to another one"
+    if error.errno == errno.EACCES:
+        return f"{where}: ports below 1024 need a privilege; set listener.port to 11112, for example"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return f"{where}: this machine has no such address; correct listener.bind"
+    return f"{where}: {error}; correct listener.bind or listener.port"

@@ -1,0 +1,87 @@
+"""The quarantine: instances that could not be filed, each with its reason beside it, kept for a person to
+look at.
+
+Layout: ``quarantine/<YYYY-MM-DD>/<hash>.dcm`` and ``.json``. The hash is that of the contents: a sender that
+repeats a broken instance all day fills one file, not the disk. The listener writes; the command line lists by
+the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from iap_node.spool.files import disk_errors_are_retriable, make_directory, write_durably
+from iap_node.spool.spool import INCOMING, Spool
+
+QUARANTINE = "quarantine"
+DIGITS_OF_HASH = 40
+
+
+class Quarantine:
+    """The quarantine of a spool."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def put(
+        self, parts: Sequence[bytes | memoryview], facts: Mapping[str, str | int], received_at: datetime
+    ) -> tuple[str, bool]:
+        """Keep the bytes of an instance and, as JSON beside them, the facts about it.
+
+        Parameters
+        ----------
+        parts
+            The contents in order, a Part 10 file where that could be made.
+        facts
+            Reason, UIDs, sender; nothing of the patient.
+        received_at
+            Names the day.
+
+        Returns
+        -------
+        spool_path
+            Relative to the spool's root.
+        new
+            False: the same bytes lie there since earlier that day.
+
+        Raises
+        ------
+        RetriableError
+            The disk is full, failing or not writable; nothing is left behind.
+        """
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        spool_path = f"{QUARANTINE}/{received_at:%Y-%m-%d}/{digest.hexdigest()[:DIGITS_OF_HASH]}.dcm"
+        path = self._spool.path(spool_path)
+        sidecar = path.with_suffix(".json")
+        if sidecar.exists():
+            return spool_path, False
+        incoming = self._spool.root / INCOMING
+        text = json.dumps(dict(facts), ensure_ascii=False, indent=1, sort_keys=True).encode()
+        with disk_errors_are_retriable(self._spool.root):
+            make_directory(path.parent, below=self._spool.root)
+            make_directory(incoming, below=self._spool.root)
+            write_durably(path, parts, temporary_in=incoming)
+            try:
+                write_durably(sidecar, [text], temporary_in=incoming)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        return spool_path, True
+
+    def remove(self, spool_path: str) -> None:
+        """Remove an instance from the quarantine, with its sidecar; missing ones are no error.
+
+        Raises
+        ------
+        RetriableError
+            The disk fails or is not writable.
+        """
+        path = self._spool.path(spool_path)
+        with disk_errors_are_retriable(self._spool.root):
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
