@@ -1,5 +1,4 @@
-"""Who lies in the scanner: a prone chest with both breasts, drawn slice by slice on a grid over the field of
-view.
+"""Who lies in the scanner: a prone chest with both breasts, drawn slice by slice.
 
 Patient coordinates in mm: x towards the patient's left, y towards posterior, z towards the head; the origin
 lies on the breastbone in mid-breast. Called by `training.simulation.series`. All sizes are own choices

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,16 @@ from training.simulation.phantom import FloatImage, Grid, Phantom, sample_phanto
 from training.simulation.protocols import Protocol, sample_protocol
 from training.simulation.sequences import tissue_amplitudes, true_field
 
+if TYPE_CHECKING:
+    from training.simulation.other_anatomy import Head
+
 GRID_SIZE = 512
 """Edge of the object's grid: the largest acquired matrix of the vocabulary."""
 
 VOLUME_MARGIN_MM = 12.0
 """How far the volume reaches beyond the breasts, head and feet; own choice."""
 
+Orientation = tuple[float, float, float, float, float, float]
 SlicePositions = Literal["random", "even", "contiguous"] | Sequence[float]
 
 
@@ -45,12 +49,16 @@ class SimulatedSeries:
         Slices of the whole volume, of which `pixels` holds some.
     z_mm
         Position of each slice towards the patient's head, mm.
+    slice_spacing_mm
+        Spacing Between Slices (0018,0088) of the volume, mm.
     image_orientation
         Image Orientation (Patient) (0020,0037).
     centre_y_mm
         Anterior-posterior position of the image centre, mm (+ posterior).
     protocol, phantom, acquisition
         What was sampled.
+    body_part, scanning_sequence, description
+        Body Part Examined (0018,0015), Scanning Sequence (0018,0020), Series Description (0008,103E).
     """
 
     pixels: NDArray[np.uint16]
@@ -58,11 +66,15 @@ class SimulatedSeries:
     slice_index: tuple[int, ...]
     volume_slices: int
     z_mm: tuple[float, ...]
-    image_orientation: tuple[float, float, float, float, float, float]
+    slice_spacing_mm: float
+    image_orientation: Orientation
     centre_y_mm: float
     protocol: Protocol
-    phantom: Phantom
+    phantom: Phantom | Head
     acquisition: Acquisition
+    body_part: str = "BREAST"
+    scanning_sequence: str = "GR"
+    description: str = "SIMULATED Ax 3D GRE FS pre"
 
     @property
     def history(self) -> dict[str, Any]:
@@ -135,13 +147,14 @@ def simulate_series(
     acquisition = sample_acquisition(rng, protocol)
     extent_mm = 2.0 * (phantom.breast_half_height + VOLUME_MARGIN_MM)
     volume_slices = 2 * round(extent_mm / protocol.slice_thickness_mm / 2.0)
-    slice_index = _choose_slices(rng, n_slices, volume_slices, slice_positions)
+    slice_index = choose_slices(rng, n_slices, volume_slices, slice_positions)
     return acquire_series(phantom, protocol, acquisition, slice_index, volume_slices)
 
 
-def _choose_slices(
+def choose_slices(
     rng: np.random.Generator, n_slices: int, volume_slices: int, positions: SlicePositions
 ) -> tuple[int, ...]:
+    """Indices of the slices to make; `positions` as in `simulate_series`."""
     if not isinstance(positions, str):
         last = volume_slices - 1
         return tuple(min(max(round(position * last), 0), last) for position in positions)
@@ -154,8 +167,7 @@ def _choose_slices(
     return tuple(sorted(int(i) for i in rng.choice(volume_slices, size=count, replace=False)))
 
 
-def orientation_of(protocol: Protocol, acquisition: Acquisition) -> tuple[float, float, float, float, float,
-float]:
+def orientation_of(protocol: Protocol, acquisition: Acquisition) -> Orientation:
     """Image Orientation (Patient) (0020,0037) of a prone patient.
 
     Stored by the gradients' directions, a prone patient lies breasts down in the image; feet first, left and
@@ -199,11 +211,12 @@ def acquire_series(
         _add_heart_ghosts(water, phantom, grid, z, scanner.phase_axis, acquisition.ghost_fraction)
         images[position] = scanner.image(water, fat)[:: int(orientation[4]), :: int(orientation[0])]
     return SimulatedSeries(
-        pixels=_store(images, acquisition, scanner),
+        pixels=store(images, acquisition, scanner),
         labels=labels_of(protocol),
         slice_index=tuple(slice_index),
         volume_slices=volume_slices,
         z_mm=z_mm,
+        slice_spacing_mm=protocol.slice_thickness_mm,
         image_orientation=orientation,
         centre_y_mm=grid.centre_y_mm,
         protocol=protocol,
@@ -234,7 +247,7 @@ def _add_heart_ghosts(
         water[np.ix_(row, column)] += patch
 
 
-def _store(images: FloatImage, acquisition: Acquisition, scanner: Scanner) -> NDArray[np.uint16]:
+def store(images: FloatImage, acquisition: Acquisition, scanner: Scanner) -> NDArray[np.uint16]:
     """Blank what the reconstruction blanks, scale the series by one factor, round to stored values."""
     if acquisition.background_cut > 0.0:
         images[images < acquisition.background_cut * scanner.noise_deviation] = 0.0
