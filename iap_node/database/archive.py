@@ -129,7 +129,7 @@ def record_instance(session: Session, received: ReceivedInstance, patient_hash: 
 
 
 def complete_quiet_series(session: Session, now: datetime, quiet_period_s: float) -> list[str]:
-    """Complete the series without a new instance for `quiet_period_s` and open their INFER jobs; their UIDs."""
+    """Complete the series that got no instance for `quiet_period_s` and open their INFER jobs; their UIDs."""
     quiet = SeriesRow.last_received_at <= now - timedelta(seconds=quiet_period_s)
     return _complete(session, quiet, now, skip_locked=True)  # a locked one is receiving right now
 

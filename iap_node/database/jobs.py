@@ -279,8 +279,8 @@ def _held(job: Job) -> tuple[ColumnElement[bool], ...]:
 
 def _lease_lost(job: Job) -> LeaseLost:
     return LeaseLost(
-        f"{job.kind} job {job.id} of series {job.series_instance_uid}, revision {job.revision}: the lease is lost "
-        "and the results are dropped. If this repeats, raise jobs.lease_s"
+        f"{job.kind} job {job.id} of series {job.series_instance_uid}, revision {job.revision}: lease lost, "
+        "results dropped. If this repeats, raise jobs.lease_s"
     )
 
 

@@ -293,7 +293,7 @@ class DeliveryRow(Table):
 
 
 class DeliveredInstanceRow(Table):
-    """An instance that a destination has accepted. It is not sent there again, whatever becomes of its series."""
+    """An instance that a destination has accepted. It is not sent there again, whatever comes after."""
 
     __tablename__ = "delivered_instance"
 

@@ -1,0 +1,373 @@
+"""What the workers found out: judgements of series and answers of destinations, and reading them back.
+
+Each `save_` ends the worker's job in the same transaction, fenced by the job's lease: a result is there if
+and only if its job says so, and a worker that lost its lease writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from sqlalchemy import exists, insert, select, update
+from sqlalchemy.orm import Session
+
+from iap_node.config import JobsConfig
+from iap_node.database.insertion import insert_if_new, insert_into
+from iap_node.database.jobs import end_leased, fail, finish, lock_series, open_job, supersede
+from iap_node.database.payloads import from_payload, to_payload
+from iap_node.database.series import FINDING_VERDICTS
+from iap_node.database.tables import (
+    DeliveredInstanceRow,
+    DeliveryRow,
+    DeliveryState,
+    HeaderComparisonRow,
+    InstanceProblemRow,
+    InstanceRow,
+    JudgementRow,
+    ModelRow,
+    PredictionRow,
+    RouteDecisionRow,
+    SeriesRow,
+    StudyRow,
+)
+from iap_node.records import (
+    HeaderComparison,
+    InstanceDelivery,
+    Job,
+    JobKind,
+    JobState,
+    RouteDecision,
+    SeriesHeader,
+    SeriesPrediction,
+    SeriesState,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OutstandingInstance:
+    """An instance that a destination has not accepted yet; the spool knows its absolute path."""
+
+    instance_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    spool_path: str  # relative to the spool's root
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Everything that was found out about one revision of a series."""
+
+    series_id: int
+    series_instance_uid: str
+    revision: int
+    header: SeriesHeader
+    prediction: SeriesPrediction | None
+    not_analysed_reason: str | None
+    comparisons: tuple[HeaderComparison, ...]
+    decision: RouteDecision
+    problems: tuple[tuple[int, str], ...]  # instance id, why it could not be used
+    judged_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A parameter whose header contradicts the pixels, or says nothing where the pixels do."""
+
+    series_id: int
+    series_instance_uid: str
+    study_instance_uid: str
+    series_description: str
+    revision: int
+    model_id: str | None
+    comparison: HeaderComparison
+
+
+def save_judgement(
+    session: Session,
+    job: Job,
+    *,
+    header: SeriesHeader,
+    prediction: SeriesPrediction | None,
+    comparisons: Sequence[HeaderComparison],
+    decision: RouteDecision,
+    problems: Sequence[tuple[int, str]],
+    not_analysed_reason: str | None,
+    now: datetime,
+) -> None:
+    """Write a judgement, open a DELIVER job per destination, and end the INFER job: all or nothing.
+
+    Jobs that still wait to deliver earlier revisions end: the new ones take their instances along.
+
+    Parameters
+    ----------
+    prediction
+        None: the model was not asked, and `not_analysed_reason` says why.
+    problems
+        Instance id and reason of each instance that could not be used.
+
+    Raises
+    ------
+    LeaseLost
+        The job went to somebody else, or a late instance opened the next revision. The transaction must be
+        rolled back, as it is when the error leaves `Database.transaction()`.
+    """
+    if (prediction is None) != (not_analysed_reason is not None):
+        raise ValueError("a judgement has either a prediction or the reason why there is none")
+    lock_series(session, job.series_id)
+    finish(session, job, now)
+    judgement_id = session.scalars(
+        insert(JudgementRow)
+        .values(
+            series_id=job.series_id,
+            revision=job.revision,
+            prediction_id=None if prediction is None else _insert_prediction(session, job, prediction, now),
+            not_analysed_reason=not_analysed_reason,
+            header=to_payload(header),
+            judged_at=now,
+        )
+        .returning(JudgementRow.id)
+    ).one()
+    _insert_details(session, judgement_id, comparisons, decision, problems)
+    session.execute(
+        update(SeriesRow)
+        .where(SeriesRow.id == job.series_id)
+        .values(
+            state=SeriesState.NOT_ANALYSED if prediction is None else SeriesState.JUDGED,
+            not_analysed_reason=not_analysed_reason,
+            judged_revision=job.revision,
+        )
+    )
+    supersede(session, job.series_id, JobKind.DELIVER, job.revision, now)
+    for destination in dict.fromkeys(decision.destinations):
+        insert_if_new(
+            session,
+            DeliveryRow,
+            (DeliveryRow.series_id, DeliveryRow.revision, DeliveryRow.destination),
+            series_id=job.series_id,
+            revision=job.revision,
+            destination=destination,
+            state=DeliveryState.PENDING,
+            created_at=now,
+            updated_at=now,
+        )
+        open_job(session, JobKind.DELIVER, job.series_id, job.revision, now, destination)
+
+
+def judgement(session: Session, series_id: int, revision: int | None = None) -> Judgement | None:
+    """The judgement of a revision of a series (None: of the newest that has one); None where there is none."""
+    query = (
+        select(JudgementRow, SeriesRow.series_instance_uid, PredictionRow.payload, RouteDecisionRow.payload)
+        .join(SeriesRow, SeriesRow.id == JudgementRow.series_id)
+        .join(RouteDecisionRow, RouteDecisionRow.judgement_id == JudgementRow.id)
+        .outerjoin(PredictionRow, PredictionRow.id == JudgementRow.prediction_id)
+        .where(JudgementRow.series_id == series_id)
+        .where(JudgementRow.revision == (SeriesRow.judged_revision if revision is None else revision))
+    )
+    found = session.execute(query).one_or_none()
+    if found is None:
+        return None
+    row, series_instance_uid, prediction, decision = found
+    comparisons = session.scalars(
+        select(HeaderComparisonRow)
+        .where(HeaderComparisonRow.judgement_id == row.id)
+        .order_by(HeaderComparisonRow.position)
+    )
+    problems = session.execute(
+        select(InstanceProblemRow.instance_id, InstanceProblemRow.reason)
+        .where(InstanceProblemRow.judgement_id == row.id)
+        .order_by(InstanceProblemRow.position)
+    )
+    return Judgement(
+        series_id=series_id,
+        series_instance_uid=series_instance_uid,
+        revision=row.revision,
+        header=from_payload(SeriesHeader, row.header),
+        prediction=None if prediction is None else from_payload(SeriesPrediction, prediction),
+        not_analysed_reason=row.not_analysed_reason,
+        comparisons=tuple(_comparison(comparison) for comparison in comparisons),
+        decision=from_payload(RouteDecision, decision),
+        problems=tuple((problem.instance_id, problem.reason) for problem in problems),
+        judged_at=row.judged_at,
+    )
+
+
+def list_findings(
+    session: Session, verdicts: Sequence[Verdict] = FINDING_VERDICTS, limit: int = 1000
+) -> list[Finding]:
+    """Parameters with one of `verdicts` in the newest judgement of each series, the newest series first."""
+    query = (
+        select(HeaderComparisonRow, JudgementRow.revision, SeriesRow, StudyRow, PredictionRow.model_id)
+        .join(JudgementRow, JudgementRow.id == HeaderComparisonRow.judgement_id)
+        .join(SeriesRow, SeriesRow.id == JudgementRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .outerjoin(PredictionRow, PredictionRow.id == JudgementRow.prediction_id)
+        .where(HeaderComparisonRow.verdict.in_(verdicts), JudgementRow.revision == SeriesRow.judged_revision)
+        .order_by(JudgementRow.id.desc(), HeaderComparisonRow.position)
+        .limit(limit)
+    )
+    return [
+        Finding(
+            series_id=series.id,
+            series_instance_uid=series.series_instance_uid,
+            study_instance_uid=study.study_instance_uid,
+            series_description=series.series_description,
+            revision=revision,
+            model_id=model_id,
+            comparison=_comparison(comparison),
+        )
+        for comparison, revision, series, study, model_id in session.execute(query)
+    ]
+
+
+def outstanding_instances(session: Session, job: Job) -> list[OutstandingInstance]:
+    """The instances of the job's revision that its destination has not accepted yet, by Instance Number."""
+    accepted = exists().where(
+        DeliveredInstanceRow.instance_id == InstanceRow.id,
+        DeliveredInstanceRow.destination == job.destination,
+    )
+    query = (
+        select(
+            InstanceRow.id,
+            InstanceRow.sop_class_uid,
+            InstanceRow.sop_instance_uid,
+            InstanceRow.transfer_syntax_uid,
+            InstanceRow.spool_path,
+        )
+        .where(InstanceRow.series_id == job.series_id, InstanceRow.revision <= job.revision, ~accepted)
+        .order_by(InstanceRow.instance_number.nulls_last(), InstanceRow.id)
+    )
+    return [OutstandingInstance(*row) for row in session.execute(query)]
+
+
+def save_delivery(
+    session: Session,
+    job: Job,
+    results: Sequence[InstanceDelivery],
+    config: JobsConfig,
+    now: datetime,
+    rng: np.random.Generator | None = None,
+) -> JobState:
+    """Write what a destination answered; end the DELIVER job or put it back for what is left; its new state.
+
+    DONE when the destination has accepted all instances of the revision, in this attempt or before. DEAD when
+    it never will: attempts are used up, or every instance that is left was refused for good. Otherwise READY,
+    after a back-off.
+
+    Raises
+    ------
+    LeaseLost
+        The job went to somebody else. Nothing is kept: the instances are sent again, which changes nothing
+        there.
+    """
+    lock_series(session, job.series_id)
+    accepted = [
+        {
+            "instance_id": result.instance_id,
+            "destination": job.destination,
+            "status": result.status,
+            "comment": result.comment,
+            "delivered_at": now,
+        }
+        for result in results
+        if result.accepted
+    ]
+    if accepted:
+        statement = insert_into(session, DeliveredInstanceRow).on_conflict_do_nothing()
+        session.execute(statement, accepted)
+    left = {instance.instance_id: instance for instance in outstanding_instances(session, job)}
+    if not left:
+        end_leased(session, job, JobState.DONE, None, now)
+        return JobState.DONE
+    refused = {result.instance_id: result for result in results if not result.accepted}
+    permanent = all(key in refused and refused[key].permanent for key in left)
+    first = next((refused[key] for key in left if key in refused), None)
+    error = f"{job.destination} has not accepted {len(left)} instances of series {job.series_instance_uid}"
+    if first is not None:
+        status = "no answer" if first.status is None else f"status {first.status:04X}H"
+        uid = left[first.instance_id].sop_instance_uid
+        error += f"; first {uid}: {status}" + (f", {first.comment}" if first.comment else "")
+    return fail(session, job, error, permanent, config, now, rng)
+
+
+def _insert_prediction(session: Session, job: Job, prediction: SeriesPrediction, now: datetime) -> int:
+    # Registered by the infer role at its start; a prediction must not be lost where that was forgotten.
+    insert_if_new(
+        session,
+        ModelRow,
+        (ModelRow.model_id,),
+        model_id=prediction.model_id,
+        manifest={},
+        registered_at=now,
+    )
+    score = prediction.novelty_score
+    return session.scalars(
+        insert(PredictionRow)
+        .values(
+            series_id=job.series_id,
+            revision=job.revision,
+            model_id=prediction.model_id,
+            novel=prediction.novel,
+            novelty_score=score if math.isfinite(score) else None,
+            n_slices=prediction.n_slices,
+            payload=to_payload(prediction),
+            predicted_at=now,
+        )
+        .returning(PredictionRow.id)
+    ).one()
+
+
+def _insert_details(
+    session: Session,
+    judgement_id: int,
+    comparisons: Sequence[HeaderComparison],
+    decision: RouteDecision,
+    problems: Sequence[tuple[int, str]],
+) -> None:
+    session.add_all(
+        HeaderComparisonRow(
+            judgement_id=judgement_id,
+            position=position,
+            keyword=comparison.keyword,
+            header_value=comparison.header_value,
+            predicted_value=comparison.predicted_value,
+            header_probability=comparison.header_probability,
+            verdict=comparison.verdict,
+            suggested_value=comparison.suggested_value,
+            reason=comparison.reason,
+        )
+        for position, comparison in enumerate(comparisons)
+    )
+    session.add_all(
+        InstanceProblemRow(
+            judgement_id=judgement_id, position=position, instance_id=instance_id, reason=reason
+        )
+        for position, (instance_id, reason) in enumerate(problems)
+    )
+    session.add(
+        RouteDecisionRow(
+            judgement_id=judgement_id,
+            domain=decision.domain,
+            reason=decision.reason,
+            rules_version=decision.rules_version,
+            payload=to_payload(decision),
+        )
+    )
+    session.flush()
+
+
+def _comparison(row: HeaderComparisonRow) -> HeaderComparison:
+    return HeaderComparison(
+        keyword=row.keyword,
+        header_value=row.header_value,
+        predicted_value=row.predicted_value,
+        header_probability=row.header_probability,
+        verdict=row.verdict,
+        suggested_value=row.suggested_value,
+        reason=row.reason,
+    )

@@ -1,0 +1,59 @@
+"""How the node is doing, in numbers. For `iap-node status` and, later, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from iap_node.database.tables import (
+    ConflictRow,
+    DeliveryRow,
+    DeliveryState,
+    JobRow,
+    QuarantineRow,
+    SeriesRow,
+)
+from iap_node.records import JobKind, JobState, SeriesState
+
+
+@dataclass(frozen=True, slots=True)
+class StatusCounts:
+    """Rows by state; every state has its number, zero included."""
+
+    series: Mapping[SeriesState, int]
+    jobs: Mapping[tuple[JobKind, JobState], int]
+    deliveries: Mapping[DeliveryState, int]
+    n_quarantined: int
+    n_conflicts: int
+    oldest_waiting_job_at: datetime | None  # when the oldest READY job was opened
+
+
+def status_counts(session: Session) -> StatusCounts:
+    """Count everything that waits, stands aside or is done."""
+    series = dict.fromkeys(SeriesState, 0)
+    for series_state, n in session.execute(select(SeriesRow.state, func.count()).group_by(SeriesRow.state)):
+        series[series_state] = n
+    jobs = {(kind, state): 0 for kind in JobKind for state in JobState}
+    for kind, job_state, n in session.execute(
+        select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
+    ):
+        jobs[kind, job_state] = n
+    deliveries = dict.fromkeys(DeliveryState, 0)
+    for delivery_state, n in session.execute(
+        select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)
+    ):
+        deliveries[delivery_state] = n
+    return StatusCounts(
+        series=series,
+        jobs=jobs,
+        deliveries=deliveries,
+        n_quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
+        n_conflicts=session.scalar(select(func.count()).select_from(ConflictRow)) or 0,
+        oldest_waiting_job_at=session.scalar(
+            select(func.min(JobRow.created_at)).where(JobRow.state == JobState.READY)
+        ),
+    )
