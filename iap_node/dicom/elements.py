@@ -49,8 +49,8 @@ MAX_SEQUENCE_BYTES = 512 * 1024**2  # functional groups of some ten thousand fra
 MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
 MAX_STEPS = 5_000_000  # element and item headers in one walk
 
-# What pydicom raises on damaged bytes, by reading its conversions. OSError is not among them: a disk that does not
-# answer is no fault of the instance.
+# What pydicom raises on damaged bytes, by reading its conversions. OSError is not among them: a disk that does
+# not answer is no fault of the instance.
 DAMAGE: tuple[type[Exception], ...] = (
     ValueError,  # numbers, UIDs, BytesLengthException
     TypeError,
@@ -281,7 +281,7 @@ _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 
 
 def raw_text(ds: Dataset, tag: int) -> str | None:
-    """An element's value as it is written, values joined by a backslash; "" when empty, None when absent.
+    """An element's value as written, values joined by a backslash; "" when empty, None when absent.
 
     Never converts text to numbers: "1,5" and "nan" come back as they are. Binary numbers are printed shortest.
     """
@@ -318,7 +318,8 @@ def _raw_bytes_text(ds: Dataset, element: RawDataElement, value: bytes) -> str:
     if len(value) % size:
         return decode_text(value)
     order = "<" if element.is_little_endian else ">"
-    return "\\".join(f"{number:.12g}" for number in struct.unpack(f"{order}{len(value) // size}{code}", value))
+    numbers = struct.unpack(f"{order}{len(value) // size}{code}", value)
+    return "\\".join(f"{number:.12g}" for number in numbers)
 
 
 def items(ds: Dataset, tag: int) -> list[Dataset]:

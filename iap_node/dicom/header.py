@@ -1,7 +1,7 @@
 """The acquisition parameters of a series as its headers state them: raw text and canonical form.
 
-Called by the worker and by training. Classic MR states them at the top level, enhanced MR in functional groups
-(PS3.3 C.7.6.16, C.8.13.5). Values are read as written: what is no number stays text, with its problem.
+Called by the worker and by training. Classic MR states them at the top level, enhanced MR in functional
+groups (PS3.3 C.7.6.16, C.8.13.5). Values are read as written: what is no number stays text, with its problem.
 """
 
 from __future__ import annotations
@@ -96,11 +96,12 @@ def read_header_dataset(path: Path) -> Dataset:
 def read_series_header(datasets: Sequence[Dataset]) -> SeriesHeader:
     """Every acquisition parameter over all instances and frames of one series, canonical where they agree.
 
-    A value that differs beyond its tolerance inside the series has the canonical form None and the problem "varies in
-    the series: ..."; a value that cannot be used keeps its raw text with the problem. Field of View is Rows
+    A value that differs beyond its tolerance inside the series has the canonical form None and the problem
+    "varies in the series: ..."; a value that cannot be used keeps its raw text with the problem. Field of View is Rows
     (0028,0010) x row spacing (0028,0030), in mm, of one tile where the image is a mosaic.
     """
-    return SeriesHeader(values=tuple(_settle(parameter, _series_readings(parameter, datasets)) for parameter in PARAMETERS))
+    values = [_settle(parameter, _series_readings(parameter, datasets)) for parameter in PARAMETERS]
+    return SeriesHeader(values=tuple(values))
 
 
 def _series_readings(parameter: AcquisitionParameter, datasets: Iterable[Dataset]) -> list[_Reading]:

@@ -1,8 +1,8 @@
-"""Mosaics: many slices tiled into one classic MR image. Where the tiles are, by the private headers of two vendors.
+"""Mosaics: many slices tiled into one classic MR image. Where the tiles are, by two vendors' private headers.
 
-Called by header (field of view per tile) and pixels (cutting). Siemens marks Image Type MOSAIC and counts the tiles
-in (0019,xx0A) "SIEMENS MR HEADER" or in the CSA header, UIH marks VFRAME and counts in (0065,xx50) "Image Private
-Header"; no standard describes either. Checked on eight real mosaic series of 20 to 40 tiles.
+Called by header (field of view per tile) and pixels (cutting). Siemens marks Image Type MOSAIC and counts the
+tiles in (0019,xx0A) "SIEMENS MR HEADER" or in the CSA header, UIH marks VFRAME and counts in (0065,xx50) "Image
+Private Header"; no standard describes either. Checked on eight real mosaic series of 20 to 40 tiles.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TileGrid:
 
 
 def wanted_private(tag: int) -> bool:
-    """Whether a private element may be needed to place tiles: creators and counts of the three blocks above."""
+    """Whether a private element may be needed to place tiles: creators and counts of the three blocks."""
     group, number = tag >> 16, tag & 0xFFFF
     return any(group == g and (0x10 <= number <= 0xFF or number & 0xFF == last) for g, _, last in _BLOCKS)
 
@@ -69,11 +69,11 @@ def tile_grid(ds: Dataset) -> TileGrid | None:
     else:
         return None
     if not count:
-        raise UnreadablePixels(f"a mosaic that does not say how many tiles it has; keep {where} when exporting")
+        raise UnreadablePixels(f"a mosaic without its number of tiles; keep {where} when exporting")
     rows, columns = (int(canonical_number(raw_text(ds, tag) or "") or 0) for tag in (ROWS, COLUMNS))
     if rows < grid_rows or columns < grid_columns or rows % grid_rows or columns % grid_columns:
         raise UnreadablePixels(
-            f"a mosaic of {rows} x {columns} pixels that its {count} tiles do not divide; export the series again"
+            f"a mosaic of {rows} x {columns} pixels that its {count} tiles do not divide; export it again"
         )
     return TileGrid(count, grid_rows, grid_columns, rows // grid_rows, columns // grid_columns)
 
@@ -117,8 +117,9 @@ def _count(text: str) -> int:
 def _csa_count(header: bytes) -> int:
     """NumberOfImagesInMosaic from a CSA2 header ("SV10"); 0 where there is none.
 
-    Layout: 4 bytes SV10, 4 unused, uint32 tags, uint32 77; per tag char[64] name, int32 vm, char[4] vr, int32 type,
-    int32 items, int32; per item int32[4], the second of which is the length, and the text padded to four bytes.
+    Layout: 4 bytes SV10, 4 unused, uint32 tags, uint32 77; per tag char[64] name, int32 vm, char[4] vr, int32
+    type, int32 items, int32; per item int32[4], of which the second is the length, and the text padded to four
+    bytes.
     """
     if header[:4] != b"SV10" or len(header) < 16:
         return 0

@@ -2,8 +2,8 @@
 
 The ten categorical and two continuous parameters of arXiv 2303.04911, in the paper's output order. Which of
 them a model predicts as classes and which as numbers, and which classes it knows, is said by its model
-package, never here. Called by the header reader, the audit, routing, inference and training: one canonical form
-for all.
+package, never here. Called by the header reader, the audit, routing, inference and training: one canonical
+form for all.
 """
 
 from __future__ import annotations
