@@ -183,8 +183,10 @@ def _rounded(number: float) -> float:
 
 
 def _why_unusable(value: HeaderValue) -> str:
+    if value.problem.startswith("varies") or (value.problem and not value.raw):
+        return value.problem  # it names the values itself
     if value.problem:
-        return value.problem if not value.raw else f"{value.problem}: the header says '{_shown(value.raw)}'"
+        return f"{value.problem}: the header says '{_shown(value.raw)}'"
     if value.canonical is None and value.raw:
         return f"the header's value is unusable: '{_shown(value.raw)}'"
     return ""

@@ -156,8 +156,13 @@ def test_equal_classes_pool_their_probability_before_the_most_probable_is_named(
         (ECHO, HeaderValue("EchoTime", "2,1", None), "the header's value is unusable: '2,1'"),
         (
             ECHO,
-            HeaderValue("EchoTime", "2.1\\4.2", None, "varies in the series"),
-            "varies in the series: the header says '2.1\\4.2'",
+            HeaderValue("EchoTime", "2.1 ; 4.2", None, "varies in the series: 2.1, 4.2 ms"),
+            "varies in the series: 2.1, 4.2 ms",
+        ),
+        (
+            ECHO,
+            HeaderValue("EchoTime", "2.1 ms", None, "not a decimal number"),
+            "not a decimal number: the header says '2.1 ms'",
         ),
         (ECHO, HeaderValue("EchoTime", "", None, "varies in the series"), "varies in the series"),
         (
