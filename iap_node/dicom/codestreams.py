@@ -1,8 +1,8 @@
 """Compressed frames: what a codestream says of itself, and its decoding.
 
 Called by pixels. imagecodecs decodes (it is the fastest here and releases the GIL), pydicom's decoders with
-their plugins are asked where it cannot. A codestream states its own size: it is compared with the header before
-any decoder sees it, so that a small file cannot make one allocate gigabytes.
+their plugins are asked where it cannot. A codestream states its own size: it is compared with the header
+before any decoder sees it, so that a small file cannot make one allocate gigabytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from iap_node.dicom.elements import DAMAGE, DEFLATED
+from iap_node.dicom.elements import (
+    DAMAGE,
+    DEFLATED,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    PAPYRUS_3,
+)
 from iap_node.dicom.sop_classes import TRANSFER_SYNTAXES
 from iap_node.errors import UnreadablePixels
 
@@ -29,13 +36,15 @@ _JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{last}" for last in (90, 91, 92, 93, 201, 202, 203))
-# Encapsulated Uncompressed Explicit VR Little Endian (1.98) is not among them: its frames are plain cells.
+ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"  # its frames are plain cells
 _NATIVE = {
-    "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.2", "1.2.840.10008.1.20"
-}  # fmt: skip
-
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    ENCAPSULATED_UNCOMPRESSED,
+    PAPYRUS_3,
+}
 COMPRESSED = frozenset(TRANSFER_SYNTAXES) - _NATIVE - DEFLATED
-
 
 # imagecodecs and pydicom raise RuntimeError where a library beneath them refuses a codestream.
 _DECODER_ERRORS: tuple[type[Exception], ...] = (RuntimeError, *DAMAGE)

@@ -49,8 +49,8 @@ MAX_SEQUENCE_BYTES = 512 * 1024**2  # functional groups of some ten thousand fra
 MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
 MAX_STEPS = 5_000_000  # element and item headers in one walk
 
-# What pydicom raises on damaged bytes, by reading its conversions. OSError is not among them: a disk that does
-# not answer is no fault of the instance.
+# What pydicom raises on damaged bytes, by reading its conversions. OSError is not among them: a disk that
+# does not answer is no fault of the instance.
 DAMAGE: tuple[type[Exception], ...] = (
     ValueError,  # numbers, UIDs, BytesLengthException
     TypeError,
@@ -283,7 +283,8 @@ _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 def raw_text(ds: Dataset, tag: int) -> str | None:
     """An element's value as written, values joined by a backslash; "" when empty, None when absent.
 
-    Never converts text to numbers: "1,5" and "nan" come back as they are. Binary numbers are printed shortest.
+    Never converts text to numbers: "1,5" and "nan" come back as they are. Binary numbers are printed
+    shortest.
     """
     try:
         element = ds.get_item(tag)

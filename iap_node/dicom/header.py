@@ -97,8 +97,8 @@ def read_series_header(datasets: Sequence[Dataset]) -> SeriesHeader:
     """Every acquisition parameter over all instances and frames of one series, canonical where they agree.
 
     A value that differs beyond its tolerance inside the series has the canonical form None and the problem
-    "varies in the series: ..."; a value that cannot be used keeps its raw text with the problem. Field of View is Rows
-    (0028,0010) x row spacing (0028,0030), in mm, of one tile where the image is a mosaic.
+    "varies in the series: ..."; a value that cannot be used keeps its raw text with the problem. Field of
+    View is Rows (0028,0010) x row spacing (0028,0030), in mm, of one tile where the image is a mosaic.
     """
     values = [_settle(parameter, _series_readings(parameter, datasets)) for parameter in PARAMETERS]
     return SeriesHeader(values=tuple(values))

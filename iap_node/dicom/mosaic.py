@@ -1,8 +1,8 @@
 """Mosaics: many slices tiled into one classic MR image. Where the tiles are, by two vendors' private headers.
 
 Called by header (field of view per tile) and pixels (cutting). Siemens marks Image Type MOSAIC and counts the
-tiles in (0019,xx0A) "SIEMENS MR HEADER" or in the CSA header, UIH marks VFRAME and counts in (0065,xx50) "Image
-Private Header"; no standard describes either. Checked on eight real mosaic series of 20 to 40 tiles.
+tiles in (0019,xx0A) "SIEMENS MR HEADER" or in the CSA header, UIH marks VFRAME and counts in (0065,xx50)
+"Image Private Header"; no standard describes either. Checked on eight real mosaic series of 20 to 40 tiles.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def _csa_count(header: bytes) -> int:
     """NumberOfImagesInMosaic from a CSA2 header ("SV10"); 0 where there is none.
 
     Layout: 4 bytes SV10, 4 unused, uint32 tags, uint32 77; per tag char[64] name, int32 vm, char[4] vr, int32
-    type, int32 items, int32; per item int32[4], of which the second is the length, and the text padded to four
-    bytes.
+    type, int32 items, int32; per item int32[4], of which the second is the length, and the text padded to
+    four bytes.
     """
     if header[:4] != b"SV10" or len(header) < 16:
         return 0

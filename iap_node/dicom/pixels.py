@@ -1,10 +1,10 @@
 """The slices of a series as float arrays: chosen first, then decoded, never more than asked for.
 
 Called by the worker and by training. A series is laid out from its headers alone (classic images, frames of
-enhanced objects, tiles of mosaics), `max_slices` of them are chosen evenly in spatial order, and only those are
-decoded. Whatever a header claims is checked against the limits, and for native pixels against the bytes that are
-there, before memory is allocated. Source: PS3.3 C.7.6.3 (Image Pixel), C.7.6.16 (functional groups), PS3.5
-section 8 and Annex A.
+enhanced objects, tiles of mosaics), `max_slices` of them are chosen evenly in spatial order, and only those
+are decoded. Whatever a header claims is checked against the limits, and for native pixels against the bytes
+that are there, before memory is allocated. Source: PS3.3 C.7.6.3 (Image Pixel), C.7.6.16 (functional groups),
+PS3.5 section 8 and Annex A.
 """
 
 from __future__ import annotations
@@ -51,15 +51,16 @@ _BEFORE_PIXEL_DATA = 0x7FE00007  # Float Pixel Data is (7FE0,0008)
 
 _WANTED = frozenset(
     {
-        0x00080005, mosaic.IMAGE_TYPE, 0x00080018, _INSTANCE_NUMBER, _POSITION, _ORIENTATION, _SAMPLES_PER_PIXEL,
-        _PHOTOMETRIC_INTERPRETATION, _NUMBER_OF_FRAMES, mosaic.ROWS, mosaic.COLUMNS, _BITS_ALLOCATED, _BITS_STORED,
-        _HIGH_BIT, _PIXEL_REPRESENTATION, _RESCALE_INTERCEPT, _RESCALE_SLOPE, SHARED_GROUPS, PER_FRAME_GROUPS,
+        0x00080005, mosaic.IMAGE_TYPE, _INSTANCE_NUMBER, _POSITION, _ORIENTATION, _SAMPLES_PER_PIXEL,
+        _PHOTOMETRIC_INTERPRETATION, _NUMBER_OF_FRAMES, mosaic.ROWS, mosaic.COLUMNS, _BITS_ALLOCATED,
+        _BITS_STORED, _HIGH_BIT, _PIXEL_REPRESENTATION, _RESCALE_INTERCEPT, _RESCALE_SLOPE, SHARED_GROUPS,
+        PER_FRAME_GROUPS,
     }
 )  # fmt: skip
 _MAX_PRIVATE_BYTES = 1024**2
 _HEADER_ALLOWANCE = 64 * 1024**2  # header of a deflated data set, beside its pixels
 _MAX_FRAMES = 1_000_000
-_SAME_PLANE = 0.999  # cosine between normals of one stack; GE writes the same orientation with rounding jitter
+_SAME_PLANE = 0.999  # cosine between normals of one stack; GE writes one orientation with rounding jitter
 _DAMAGED_FRAMES_PER_INSTANCE = 3  # then the instance is given up
 _CACHED_FRAMES = 4  # consecutive tiles come from one sheet
 
@@ -122,10 +123,10 @@ def read_series_slices(
 ) -> SeriesPixels:
     """At most `max_slices` slices of a series, evenly spaced in spatial order, as stored values in float32.
 
-    MONOCHROME1 is inverted within the slice. The rescale transformation is left out, because the model scales every
-    slice by its own maximum; only where it differs between the chosen slices is it applied, since stored values
-    then mean different things from slice to slice. An instance that cannot be read becomes a problem, its place is
-    taken by a neighbour, and the rest goes on; when nothing is left, `slices` is empty.
+    MONOCHROME1 is inverted within the slice. The rescale transformation is left out, because the model scales
+    every slice by its own maximum; only where it differs between the chosen slices is it applied, since
+    stored values then mean different things from slice to slice. An instance that cannot be read becomes a
+    problem, its place is taken by a neighbour, and the rest goes on; when nothing is left, `slices` is empty.
 
     Raises
     ------
@@ -215,7 +216,7 @@ def _read_layout(path: Path, max_pixels_per_slice: int, max_bytes_per_instance: 
     high_bit = _integer(ds, _HIGH_BIT, bits_stored - 1)
     if bits_allocated not in (8, 16, 32) or not 1 <= bits_stored <= high_bit + 1 <= bits_allocated:
         raise UnreadablePixels(
-            f"Bits Allocated {bits_allocated}, Bits Stored {bits_stored}, High Bit {high_bit} do not fit together"
+            f"Bits Allocated {bits_allocated}, Stored {bits_stored} and High Bit {high_bit} contradict each other"
         )
     if rows < 1 or columns < 1 or not 1 <= frames <= _MAX_FRAMES:
         raise UnreadablePixels(f"{rows} rows x {columns} columns x {frames} frames are no image")
@@ -223,17 +224,17 @@ def _read_layout(path: Path, max_pixels_per_slice: int, max_bytes_per_instance: 
     pixels_per_slice = grid.tile_rows * grid.tile_columns if grid else rows * columns
     if pixels_per_slice > max_pixels_per_slice:
         raise UnreadablePixels(
-            f"{pixels_per_slice} pixels per slice exceed the limit {max_pixels_per_slice}; raise max_pixels_per_slice"
+            f"{pixels_per_slice} pixels per slice are more than max_pixels_per_slice = {max_pixels_per_slice}"
         )
     n_bytes = rows * columns * frames * bits_allocated // 8
     if n_bytes > max_bytes_per_instance:
         raise UnreadablePixels(
-            f"{n_bytes} bytes of pixels, the limit is {max_bytes_per_instance}; raise max_bytes_per_instance"
+            f"{n_bytes} bytes of pixels are more than max_bytes_per_instance = {max_bytes_per_instance}"
         )
     encapsulated = pixel_data.length == el.UNDEFINED
     bytes_there = min(pixel_data.length, bytes_there)
     if not encapsulated and n_bytes > bytes_there:
-        raise UnreadablePixels(f"cut off: {bytes_there} of {n_bytes} bytes of pixels are there; send it again")
+        raise UnreadablePixels(f"cut off: {bytes_there} of {n_bytes} bytes of pixels; send it again")
     if not encapsulated and transfer_syntax_uid in codestreams.COMPRESSED:
         raise UnreadablePixels(f"native pixels under the compressed transfer syntax {transfer_syntax_uid}")
     number = canonical_number(el.raw_text(ds, _INSTANCE_NUMBER) or "")
@@ -291,7 +292,7 @@ def _plane(groups: Sequence[Dataset]) -> _Plane:
 
 
 def _first(groups: Sequence[Dataset], sequence: int, tag: int, count: int) -> tuple[float, ...]:
-    """`count` numbers from the first place that has them: inside `sequence`, or beside it; empty when none has."""
+    """`count` numbers from the first group that has them, inside `sequence` or beside it; else empty."""
     for group in groups:
         for item in (*el.items(group, sequence)[:1], group):
             numbers = [canonical_number(part) for part in (el.raw_text(item, tag) or "").split("\\")]
@@ -302,7 +303,7 @@ def _first(groups: Sequence[Dataset], sequence: int, tag: int, count: int) -> tu
 
 
 def _in_spatial_order(layouts: Sequence[_Layout]) -> list[_Candidate]:
-    """Every slice of the series along the normal of its stack; by Instance Number where positions are missing."""
+    """Every slice along the normal of its stack; by Instance Number where a position is missing."""
     normals: list[npt.NDArray[np.float64]] = []
     keyed: list[tuple[tuple[float, ...], tuple[float, ...], _Candidate]] = []
     placed = True
@@ -319,7 +320,7 @@ def _in_spatial_order(layouts: Sequence[_Layout]) -> list[_Candidate]:
 
 
 def _place(plane: _Plane, normals: list[npt.NDArray[np.float64]]) -> tuple[int, float]:
-    """The stack of a plane (planes of one normal) and its place along the normal, mm; (-1, 0) when unknown."""
+    """The stack of a plane (planes of one normal) and its place on the normal, mm; (-1, 0) when unknown."""
     if not plane.position or not plane.orientation:
         return -1, 0.0
     normal = np.cross(np.asarray(plane.orientation[:3]), np.asarray(plane.orientation[3:]))
@@ -372,7 +373,7 @@ def _decode_frame(layout: _Layout, frame: int, max_bytes_per_instance: int) -> S
             if swapped:
                 data = np.frombuffer(data[: len(data) // 2 * 2], np.uint16).byteswap().tobytes()
                 data = data[lead : lead + layout.frame_bytes]
-    if layout.transfer_syntax_uid in codestreams.COMPRESSED:
+    if layout.encapsulated and layout.transfer_syntax_uid != codestreams.ENCAPSULATED_UNCOMPRESSED:
         raw, bits = codestreams.decode(
             data,
             layout.transfer_syntax_uid,
