@@ -53,19 +53,19 @@ def listen(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     config, database, stop = _start_role("listen", config_path, supervised)
     from iap_node.database import archive
     from iap_node.listener.intake import Intake
-    from iap_node.listener.patient import load_or_create_patient_key
+    from iap_node.listener.patients import load_or_create_patient_key
+    from iap_node.listener.recovery import recover
     from iap_node.listener.scp import StoreScp
     from iap_node.spool import Spool
 
-    def complete_at_release(series_instance_uids: frozenset[str]) -> None:
+    def complete_at_release(series_instance_uids: list[str]) -> None:
         with database.transaction() as session:
             archive.complete_series(session, series_instance_uids, datetime.now(UTC))
 
-    intake = Intake(Spool(config.spool_dir), database, load_or_create_patient_key(config.patient_key_path))
-    intake.recover()
-    scp = StoreScp(
-        config.listener, intake, on_released=complete_at_release if config.series.complete_on_release else None
-    )
+    spool = Spool(config.spool_dir)
+    intake = Intake(spool, database, load_or_create_patient_key(config.patient_key_path))
+    recover(spool, database, intake)
+    scp = StoreScp(config.listener, intake, complete_at_release if config.series.complete_on_release else None)
     scp.start()
     port_file = config.data_dir / "listener.port"
     port_file.write_text(f"{scp.port}\n", encoding="ascii")  # for whoever configured port 0

@@ -22,7 +22,7 @@ def prepare(config: NodeConfig) -> None:
     """Make the data directory, the patient key and the tables; changes nothing that is there already."""
     from iap_node.database.engine import Database
     from iap_node.database.engine import migrate as migrate_database
-    from iap_node.listener.patient import load_or_create_patient_key
+    from iap_node.listener.patients import load_or_create_patient_key
 
     config.spool_dir.mkdir(parents=True, exist_ok=True)
     load_or_create_patient_key(config.patient_key_path)

@@ -1,0 +1,219 @@
+"""`import`, `status`, `series`, `show`, `findings`, `routes`: what is here, and what was found out about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import Progress
+from rich.text import Text
+
+from iap_node.cli.exits import Exit
+from iap_node.cli.options import CONFIG, JSON, open_node
+from iap_node.cli.output import as_json as to_json
+from iap_node.cli.output import console, print_json, print_table, printable
+from iap_node.cli.series_report import print_series
+from iap_node.dicom.parameters import BY_KEYWORD
+from iap_node.records import JobState, SeriesState, Verdict
+
+LIMIT = typer.Option(50, "--limit", "-n", min=1, help="At most so many, the newest first.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.command("import")(import_folder)
+    for command in (status, show, findings, routes):
+        app.command(command.__name__)(command)
+    app.command("series")(list_series)
+
+
+def import_folder(
+    folder: Path = typer.Argument(..., exists=True, file_okay=False, help="Folder with DICOM files, searched deeply."),
+    config_path: Path = CONFIG,
+    as_json: bool = JSON,
+) -> None:
+    """File a folder's instances as if they had been sent. The originals stay where they are.
+
+    A running node judges and routes them after the quiet period. Exit code 1 when something went to the quarantine.
+    """
+    from iap_node.listener.folder import ImportOutcome, import_files, list_files
+    from iap_node.listener.intake import Intake
+    from iap_node.listener.patients import load_or_create_patient_key
+    from iap_node.spool import Spool
+
+    config, database = open_node(config_path)
+    intake = Intake(Spool(config.spool_dir), database, load_or_create_patient_key(config.patient_key_path))
+    paths = list_files(folder)
+    counts = Counter({outcome: 0 for outcome in ImportOutcome})
+    out = console()
+    with Progress(console=out, transient=True, disable=as_json or not out.is_terminal) as progress:
+        task = progress.add_task("importing", total=len(paths))
+        for imported in import_files(paths, intake):
+            counts[imported.outcome] += 1
+            progress.advance(task)
+            if imported.outcome is ImportOutcome.QUARANTINED and not as_json:
+                out.print(Text(f"quarantined {printable(imported.path)}: {printable(imported.reason)}"))
+    if as_json:
+        print_json({outcome.value: number for outcome, number in counts.items()})
+    else:
+        out.print(", ".join(f"{number} {outcome.replace('_', ' ')}" for outcome, number in counts.items()))
+    if counts[ImportOutcome.QUARANTINED]:
+        raise typer.Exit(Exit.FAILED)
+
+
+def status(
+    config_path: Path = CONFIG,
+    check: bool = typer.Option(False, "--check", help="Exit code 5 when something needs a person."),
+    as_json: bool = JSON,
+) -> None:
+    """How the node is doing: series by state, the queue, what failed, what lies in the quarantine."""
+    from iap_node.database.status import status_counts
+
+    config, database = open_node(config_path)
+    with database.reading() as session:
+        counts = status_counts(session)
+    dead = sum(number for (_, state), number in counts.jobs.items() if state is JobState.DEAD)
+    attention = dead + counts.n_quarantined + counts.n_conflicts
+    port_file = config.data_dir / "listener.port"
+    port = int(port_file.read_text(encoding="ascii")) if port_file.exists() else None
+    if as_json:
+        by_kind: dict[str, dict[str, int]] = {}
+        for (kind, state), number in counts.jobs.items():
+            by_kind.setdefault(kind.value, {})[state.value] = number
+        print_json(
+            {
+                "listener_port": port,
+                "series": {state.value: number for state, number in counts.series.items()},
+                "jobs": by_kind,
+                "deliveries": {state.value: number for state, number in counts.deliveries.items()},
+                "dead_letters": dead,
+                "quarantine": counts.n_quarantined,
+                "conflicts": counts.n_conflicts,
+                "oldest_waiting_job_at": counts.oldest_waiting_job_at,
+            }
+        )
+    else:
+        rows: list[tuple[str, object]] = [("listening on port", port or "no: the listener does not run")]
+        rows += [(f"series {state}", number) for state, number in counts.series.items()]
+        rows += [(f"jobs {kind} {state}", number) for (kind, state), number in counts.jobs.items() if number]
+        rows += [(f"deliveries {state}", number) for state, number in counts.deliveries.items() if number]
+        rows += [("in quarantine", counts.n_quarantined), ("conflicts kept aside", counts.n_conflicts)]
+        rows.append(("oldest waiting job since", counts.oldest_waiting_job_at or "none waits"))
+        print_table("Node", ("what", "how many"), rows, empty="")
+        if dead:
+            console().print(f"{dead} dead letters: `iap-node jobs --state dead` says why, `iap-node retry` puts them back")
+    if check and attention:
+        raise typer.Exit(Exit.ATTENTION)
+
+
+def list_series(
+    config_path: Path = CONFIG,
+    state: list[SeriesState] = typer.Option([], "--state", "-s", help="Only series in this state; repeatable."),
+    limit: int = LIMIT,
+    as_json: bool = JSON,
+) -> None:
+    """One line per series: what it is, where it is on its way, what was found, where it went."""
+    from iap_node.database import archive
+
+    _, database = open_node(config_path)
+    with database.reading() as session:
+        found = archive.list_series(session, state or None, limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        "Series",
+        ("series", "modality", "description", "scanner", "inst.", "state", "rev", "pixels", "findings", "went to"),
+        [
+            (one.series_instance_uid, one.modality, one.series_description, one.manufacturer_model_name,
+             one.n_instances, one.state, one.revision, _pixels(one), one.n_findings or "",
+             ", ".join(f"{delivery.destination} ({delivery.state})" for delivery in one.deliveries))
+            for one in found
+        ],  # fmt: skip
+        empty="no series yet; send one with `storescu`, or `iap-node import` a folder",
+    )
+
+
+def _pixels(series: Any) -> str:
+    if series.not_analysed_reason:
+        return "not analysed"
+    return {None: "", True: "novel", False: "judged"}[series.novel]
+
+
+def show(
+    series_uid: str = typer.Argument(..., metavar="SERIES", help="Series Instance UID, or its beginning or end."),
+    config_path: Path = CONFIG,
+    as_json: bool = JSON,
+) -> None:
+    """All about one series: header against pixels, verdicts, the route and its reasons, its instances."""
+    from iap_node.database import archive, results
+
+    _, database = open_node(config_path)
+    with database.reading() as session:
+        try:
+            series = archive.find_series(session, series_uid)
+        except archive.UnknownSeries as error:
+            typer.echo(f"iap-node: {error}", err=True)
+            raise typer.Exit(Exit.NOT_FOUND) from error
+        judgement = results.judgement(session, series.id)
+        instances = archive.current_instances(session, series.id)
+    if as_json:
+        print_json({"series": series, "judgement": judgement, "instances": instances})
+    else:
+        print_series(series, judgement, instances)
+
+
+def findings(
+    config_path: Path = CONFIG,
+    verdict: list[Verdict] = typer.Option(
+        [Verdict.CONTRADICTS, Verdict.MISSING], "--verdict", help="Which verdicts to list; repeatable."
+    ),
+    limit: int = LIMIT,
+    as_json: bool = JSON,
+) -> None:
+    """Headers that contradict the pixels, and missing values with what the pixels suggest."""
+    from iap_node.database import results
+
+    _, database = open_node(config_path)
+    with database.reading() as session:
+        found = results.list_findings(session, verdict, limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        "Findings",
+        ("series", "description", "parameter", "verdict", "header says", "pixels say", "suggested", "model"),
+        [
+            (one.series_instance_uid, one.series_description, BY_KEYWORD[one.comparison.keyword].title,
+             one.comparison.verdict, one.comparison.header_value, one.comparison.predicted_value,
+             one.comparison.suggested_value, one.model_id)
+            for one in found
+        ],  # fmt: skip
+        empty="no findings",
+    )
+
+
+def routes(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON) -> None:
+    """Where series went, and why."""
+    from iap_node.database import archive
+
+    _, database = open_node(config_path)
+    with database.reading() as session:
+        found = [one for one in archive.list_series(session, None, limit) if one.judged_revision is not None]
+    if as_json:
+        keys = ("series_instance_uid", "judged_revision", "domain", "route_reason", "deliveries")
+        print_json([{key: to_json(getattr(one, key)) for key in keys} for one in found])
+        return
+    print_table(
+        "Routes",
+        ("series", "description", "domain", "went to", "why"),
+        [
+            (one.series_instance_uid, one.series_description, one.domain or "default route",
+             ", ".join(f"{delivery.destination} ({delivery.state})" for delivery in one.deliveries) or "stays here",
+             one.route_reason)
+            for one in found
+        ],  # fmt: skip
+        empty="nothing was routed yet",
+    )

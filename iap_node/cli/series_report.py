@@ -1,0 +1,90 @@
+"""`iap-node show`: one series on a terminal, header against pixels, and the route with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from iap_node.cli.output import console, print_table, printable
+from iap_node.dicom.parameters import BY_KEYWORD
+from iap_node.records import RouteDecision, Verdict
+
+if TYPE_CHECKING:
+    from iap_node.database.archive import ArchivedInstance, SeriesSummary
+    from iap_node.database.results import Judgement
+
+VERDICT_STYLE = {
+    Verdict.AGREES: "green",
+    Verdict.CONTRADICTS: "bold red",
+    Verdict.MISSING: "bold yellow",
+    Verdict.NOT_JUDGED: "dim",
+}
+
+
+def print_series(series: SeriesSummary, judgement: Judgement | None, instances: Sequence[ArchivedInstance]) -> None:
+    """Everything that is known of a series, in the order in which it was found out."""
+    out = console()
+    out.print(Text(f"Series {series.series_instance_uid}", style="bold"))
+    facts = (
+        ("study", series.study_instance_uid),
+        ("what", " ".join(part for part in (series.modality, series.series_description) if part)),
+        ("scanner", " ".join(part for part in (series.manufacturer, series.manufacturer_model_name) if part)),
+        ("sent by", series.calling_ae_title),
+        ("instances", f"{series.n_instances}, {series.size_bytes / 1e6:.1f} MB, revision {series.revision}"),
+        ("state", series.state),
+    )
+    for name, value in facts:
+        out.print(Text(f"  {name:10} {printable(value)}"))
+    if judgement is None:
+        out.print(Text("not judged yet"))
+        return
+    _print_pixels(judgement)
+    rows = [
+        (
+            BY_KEYWORD[comparison.keyword].title,
+            comparison.header_value,
+            comparison.predicted_value,
+            "" if comparison.header_probability is None else f"{comparison.header_probability:.3f}",
+            Text(comparison.verdict, style=VERDICT_STYLE[comparison.verdict]),
+            comparison.suggested_value,
+            comparison.reason,
+        )
+        for comparison in judgement.comparisons
+    ]
+    columns = ("parameter", "header says", "pixels say", "p(header)", "verdict", "suggested", "reason")
+    print_table("Header against pixels", columns, rows, empty="nothing was compared")
+    reasons = dict(judgement.problems)
+    for instance in instances:
+        if instance.id in reasons:
+            out.print(Text(f"  {instance.sop_instance_uid} could not be used: {printable(reasons[instance.id])}"))
+    print_route(judgement.decision)
+    for delivery in series.deliveries:
+        out.print(Text(f"  {printable(delivery.destination)}: {delivery.state}"))
+
+
+def _print_pixels(judgement: Judgement) -> None:
+    out = console()
+    prediction = judgement.prediction
+    if prediction is None:
+        out.print(Text(f"pixels not analysed: {printable(judgement.not_analysed_reason)}"))
+        return
+    novelty = f"novelty {prediction.novelty_score:.3g}, limit {prediction.novelty_threshold:.3g}"
+    out.print(Text(f"model {printable(prediction.model_id)}, {prediction.training_data}; {prediction.n_slices} slices; {novelty}"))
+    if prediction.novel:
+        out.print(Text("novel: unlike anything the model was trained on, so it gives no verdict", style="bold"))
+
+
+def print_route(decision: RouteDecision) -> None:
+    """The decision, its one-sentence reason, and every domain with every condition."""
+    out = console()
+    target = ", ".join(decision.destinations) or "stays here"
+    out.print(Text(f"Route: {decision.domain or 'default'} -> {printable(target)}", style="bold"))
+    out.print(Text(f"  {printable(decision.reason)}"))
+    for domain in decision.trace:
+        joint = "" if domain.probability is None else f", p = {domain.probability:.3f}"
+        out.print(Text(f"  {printable(domain.domain)}: {domain.truth}{joint} (least {domain.least_probability:g})"))
+        for condition in domain.conditions:
+            held = "" if condition.probability is None else f", p = {condition.probability:.3f}"
+            out.print(Text(f"    {printable(condition.condition)}: {condition.truth}{held}; {printable(condition.observed)}"))

@@ -1,0 +1,102 @@
+"""Files a folder's instances through the same intake as C-STORE. Called by `iap-node import`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from iap_node.dicom.part10 import read_instance
+from iap_node.errors import UnreadableInstance
+from iap_node.listener.intake import Intake
+from iap_node.records import StoreOutcome
+
+CALLING_AE_TITLE = "IMPORT"  # who the instance came from, in the archive
+DICOMDIR = "DICOMDIR"  # lists instances, is none itself (PS3.10 8.6)
+
+
+class ImportOutcome(StrEnum):
+    """What became of one file."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    QUARANTINED = "quarantined"
+    NOT_DICOM = "not_dicom"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedFile:
+    """One file of the folder, with the reason where it could not be filed."""
+
+    path: Path
+    outcome: ImportOutcome
+    reason: str = ""
+
+
+def list_files(folder: Path) -> list[Path]:
+    """All files below a folder, in order; DICOMDIRs left out, links not followed."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path for path in found if path.name != DICOMDIR)
+
+
+def import_files(paths: list[Path], intake: Intake) -> Iterator[ImportedFile]:
+    """File one after the other; the originals stay where they are.
+
+    Raises
+    ------
+    RetriableError
+        The disk or the database does not work; what was yielded is filed.
+    OSError
+        A file cannot be read.
+    """
+    for path in paths:
+        yield _import(path, intake)
+
+
+def _import(path: Path, intake: Intake) -> ImportedFile:
+    try:
+        header, dataset = read_instance(path)
+    except UnreadableInstance as error:
+        if not _claims_to_be_dicom(path):
+            return ImportedFile(path, ImportOutcome.NOT_DICOM, str(error))
+        return _quarantine(path, intake)
+    outcome = intake.file(
+        dataset,
+        sop_class_uid=header.sop_class_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        calling_ae_title=CALLING_AE_TITLE,
+        source_address=socket.gethostname(),
+    )
+    return ImportedFile(path, _AS_IMPORTED[outcome])
+
+
+_AS_IMPORTED = {
+    StoreOutcome.STORED: ImportOutcome.STORED,
+    StoreOutcome.DUPLICATE: ImportOutcome.DUPLICATE,
+    StoreOutcome.CONFLICT: ImportOutcome.CONFLICT,
+}
+
+
+def _claims_to_be_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _quarantine(path: Path, intake: Intake) -> ImportedFile:
+    """Hand the whole file to the intake, which cannot identify it either and keeps it with the reason."""
+    try:
+        intake.file(
+            path.read_bytes(),
+            sop_class_uid="",
+            sop_instance_uid="",
+            transfer_syntax_uid="",
+            calling_ae_title=CALLING_AE_TITLE,
+            source_address=socket.gethostname(),
+        )
+    except UnreadableInstance as error:
+        return ImportedFile(path, ImportOutcome.QUARANTINED, str(error))
+    raise AssertionError("an instance without UIDs was filed")
