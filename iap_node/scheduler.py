@@ -1,0 +1,82 @@
+"""What runs by the clock, in one process of its own. Called by the command `schedule`.
+
+Each entry of the table below runs alone, in its turn and never twice at a time; a run that is missed is
+made up for once. What runs here is quick and may run anywhere: long work becomes a job in the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from iap_node.config import NodeConfig, SeriesConfig
+from iap_node.database import archive
+from iap_node.database.engine import Database
+from iap_node.errors import RetriableError
+
+# Looking for quiet series costs one indexed query: often enough that the quiet period is hardly lengthened.
+SHORTEST_LOOK_S = 0.05
+LONGEST_LOOK_S = 1.0
+
+log = structlog.get_logger("scheduler")
+
+
+class _Entry(NamedTuple):
+    name: str
+    every: timedelta
+    run: Callable[[], None]
+
+
+def run_scheduler(config: NodeConfig, database: Database, stop: threading.Event) -> None:
+    """Run the table until `stop` is set; what runs then is finished first."""
+    scheduler = BackgroundScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
+    for entry in _table(config, database):
+        scheduler.add_job(
+            _reported(entry),
+            IntervalTrigger(seconds=entry.every.total_seconds(), timezone=UTC),
+            id=entry.name,
+            misfire_grace_time=None,
+            next_run_time=datetime.now(UTC),
+        )
+        log.info("scheduled", name=entry.name, every_s=entry.every.total_seconds())
+    scheduler.start()
+    try:
+        stop.wait()
+    finally:
+        scheduler.shutdown(wait=True)
+        log.info("scheduler stops")
+
+
+def _table(config: NodeConfig, database: Database) -> list[_Entry]:
+    """Everything that runs by the clock."""
+
+    def complete_quiet_series() -> None:
+        with database.transaction() as session:
+            completed = archive.complete_quiet_series(
+                session, datetime.now(UTC), config.series.quiet_period_s
+            )
+        for series_instance_uid in completed:
+            log.info("series complete", series_instance_uid=series_instance_uid)
+
+    return [_Entry("complete quiet series", _look_every(config.series), complete_quiet_series)]
+
+
+def _look_every(config: SeriesConfig) -> timedelta:
+    """A tenth of the quiet period, within bounds."""
+    return timedelta(seconds=min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, config.quiet_period_s / 10.0)))
+
+
+def _reported(entry: _Entry) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            entry.run()
+        except RetriableError as error:  # the next turn tries again
+            log.warning("scheduled run failed", name=entry.name, error=str(error))
+
+    return run

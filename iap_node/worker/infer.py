@@ -1,0 +1,169 @@
+"""Judge one complete series: pixels to prediction, header against it, and the route. The INFER handler.
+
+Everything that is found out, and the DELIVER jobs that follow, is written in one transaction at the end.
+A series without pixels for the model is judged too: it gets the reason instead of a prediction, and the
+default route. Called by `iap_node.worker.loop`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from iap_node.audit.verdicts import compare
+from iap_node.config import NodeConfig
+from iap_node.database import archive, results
+from iap_node.database.archive import ArchivedInstance
+from iap_node.database.engine import Database
+from iap_node.dicom.header import read_header_dataset, read_series_header
+from iap_node.dicom.pixels import read_series_slices
+from iap_node.errors import UnreadableInstance, UnreadablePixels
+from iap_node.records import Job, SeriesPrediction, Verdict
+from iap_node.routing.rules import decide
+from iap_node.spool import Spool
+
+MOST_REASONS = 3  # that a sentence lists when the instances of a series have different ones
+
+log = structlog.get_logger("infer")
+
+
+class Predictor(Protocol):
+    """A model at work: `iap_node.inference.predictor.Predictor`, which would bring torch along."""
+
+    @property
+    def model_id(self) -> str:
+        """Identity of the model package."""
+
+    @property
+    def training_data(self) -> str:
+        """What the model learned from."""
+
+    def predict(self, slices: Sequence[NDArray[np.generic]], alpha: float) -> SeriesPrediction:
+        """The answer for one series from slices (rows, columns)."""
+
+
+class _Answer(NamedTuple):
+    """A prediction, or the reason why there is none; and the instances that could not be used."""
+
+    prediction: SeriesPrediction | None
+    reason: str | None
+    problems: list[tuple[int, str]]
+
+
+class InferHandler:
+    """Handles INFER jobs.
+
+    Parameters
+    ----------
+    predictor
+        Loaded once per process.
+    """
+
+    def __init__(self, database: Database, spool: Spool, predictor: Predictor, config: NodeConfig) -> None:
+        self._database = database
+        self._spool = spool
+        self._predictor = predictor
+        self._config = config
+
+    def __call__(self, job: Job) -> None:
+        """Judge the revision of the series that the job names.
+
+        Raises
+        ------
+        LeaseLost
+            Somebody else has the job, or a late instance opened the next revision.
+        RetriableError
+            The database did not answer.
+        OSError
+            The spool cannot be read. Retried.
+        """
+        with self._database.reading() as session:
+            instances = [
+                instance
+                for instance in archive.current_instances(session, job.series_id)
+                if instance.revision <= job.revision
+            ]
+        analysable = [instance for instance in instances if instance.not_analysed_reason is None]
+        datasets, problems = self._headers(analysable or instances)
+        header = read_series_header(datasets)
+        answer = self._predict(analysable) if analysable else _Answer(None, _reasons(instances), [])
+        comparisons = compare(header, answer.prediction, self._config.audit, answer.reason or "")
+        decision = decide(answer.prediction, self._config.routing, answer.reason or "")
+        with self._database.transaction() as session:
+            results.save_judgement(
+                session,
+                job,
+                header=header,
+                prediction=answer.prediction,
+                comparisons=comparisons,
+                decision=decision,
+                problems=list(dict(problems + answer.problems).items()),
+                not_analysed_reason=answer.reason,
+                now=datetime.now(UTC),
+            )
+        log.info(
+            "series judged",
+            instances=len(instances),
+            analysable=len(analysable),
+            model=None if answer.prediction is None else answer.prediction.model_id,
+            novel=None if answer.prediction is None else answer.prediction.novel,
+            contradicts=[item.keyword for item in comparisons if item.verdict is Verdict.CONTRADICTS],
+            domain=decision.domain,
+            destinations=decision.destinations,
+            not_analysed_reason=answer.reason,
+        )
+
+    def _headers(self, instances: Sequence[ArchivedInstance]) -> tuple[list[Dataset], list[tuple[int, str]]]:
+        datasets: list[Dataset] = []
+        problems: list[tuple[int, str]] = []
+        for instance in instances:
+            try:
+                datasets.append(read_header_dataset(self._spool.path(instance.spool_path)))
+            except UnreadableInstance as error:
+                problems.append((instance.id, str(error)))
+        return datasets, problems
+
+    def _predict(self, instances: Sequence[ArchivedInstance]) -> _Answer:
+        ids = {self._spool.path(instance.spool_path): instance.id for instance in instances}
+        limits = self._config.inference
+        pixels = read_series_slices(
+            list(ids),
+            max_slices=limits.max_slices,
+            max_pixels_per_slice=limits.max_pixels_per_slice,
+            max_bytes_per_instance=limits.max_bytes_per_instance,
+        )
+        problems = [(ids[path], reason) for path, reason in pixels.problems]
+        if not pixels.slices:
+            return _Answer(None, f"no pixels could be read: {_counted(_texts(pixels.problems))}", problems)
+        try:
+            return _Answer(self._predictor.predict(pixels.slices, self._config.audit.alpha), None, problems)
+        except UnreadablePixels as error:
+            return _Answer(None, str(error), problems)
+
+
+def _reasons(instances: Sequence[ArchivedInstance]) -> str:
+    if not instances:
+        return "the series has no instances"
+    return _counted([instance.not_analysed_reason or "" for instance in instances])
+
+
+def _texts(problems: Sequence[tuple[Path, str]]) -> list[str]:
+    return [reason for _, reason in problems]
+
+
+def _counted(reasons: Sequence[str]) -> str:
+    """Distinct reasons, the commonest first, with their numbers where there are several."""
+    counted = Counter(reasons).most_common()
+    if len(counted) <= 1:
+        return reasons[0] if reasons else "no slices"
+    shown = [f"{reason} ({number})" for reason, number in counted[:MOST_REASONS]]
+    more = len(counted) - len(shown)
+    return "; ".join(shown) + (f"; and {more} other reasons" if more else "")

@@ -1,0 +1,165 @@
+"""The life of a worker: claim a job, run its handler under a lease, turn errors into retries or dead letters.
+
+One job at a time per process; any number of processes, on any machine that sees the database. A worker
+that dies leaves its lease behind, and the job goes to another when that runs out. Handlers write their
+results and the end of their job in one transaction, fenced by the lease, so that a job that runs twice
+has its effects once. Called by the commands `infer` and `deliver`.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from iap_node.config import JobsConfig
+from iap_node.database import jobs
+from iap_node.database.engine import Database
+from iap_node.errors import LeaseLost, NodeError, PermanentError, RetriableError
+from iap_node.records import Job, JobKind, JobState
+
+LONGEST_WAIT_S = 30.0  # between looks at a database that does not answer
+
+Handler = Callable[[Job], None]
+
+log = structlog.get_logger("worker")
+
+
+def run_worker(
+    kind: JobKind,
+    handle: Handler,
+    database: Database,
+    config: JobsConfig,
+    worker: str,
+    stop: threading.Event,
+) -> None:
+    """Work on jobs of one kind until `stop` is set; the job in hand is finished first.
+
+    Parameters
+    ----------
+    handle
+        Does the work and ends the job (`results.save_...`); what it raises decides what becomes of the job.
+    worker
+        Name of this process for people: host, process, role.
+    """
+    log.info("worker starts", kind=kind, worker=worker)
+    failures = 0
+    while not stop.is_set():
+        try:
+            worked = run_once(kind, handle, database, config, worker)
+            failures = 0
+        except RetriableError as error:
+            failures += 1
+            worked = False
+            log.warning("no jobs can be had now", kind=kind, error=str(error))
+        if not worked:
+            stop.wait(min(config.poll_s * 2.0 ** min(failures, 16), max(config.poll_s, LONGEST_WAIT_S)))
+    log.info("worker stops", kind=kind, worker=worker)
+
+
+def run_once(kind: JobKind, handle: Handler, database: Database, config: JobsConfig, worker: str) -> bool:
+    """Claim one job and work on it; whether there was one.
+
+    Raises
+    ------
+    RetriableError
+        The database did not answer when asked for a job.
+    """
+    with database.transaction() as session:
+        job = jobs.claim(session, kind, worker, config.lease_s, _now(), config.max_attempts)
+    if job is None:
+        return False
+    facts = {
+        "kind": kind,
+        "job": job.id,
+        "series_instance_uid": job.series_instance_uid,
+        "revision": job.revision,
+        "attempt": job.attempts,
+    }
+    if job.destination:
+        facts["destination"] = job.destination
+    with structlog.contextvars.bound_contextvars(**facts):
+        _work(job, handle, database, config)
+    return True
+
+
+def _work(job: Job, handle: Handler, database: Database, config: JobsConfig) -> None:
+    try:
+        with _lease_renewed(job, database, config):
+            handle(job)
+    except LeaseLost as error:
+        log.warning("results dropped", error=str(error))
+    except PermanentError as error:
+        _fail(job, str(error), True, database, config)
+    except NodeError as error:
+        _fail(job, str(error), False, database, config)
+    except Exception as error:  # noqa: BLE001 - the edge: whatever a handler raises must not end the worker
+        log.error("unexpected error", error=type(error).__name__, frames=_frames(error))
+        _fail(job, _without_values(error), False, database, config)
+    else:
+        log.info("job over")
+
+
+def _fail(job: Job, error: str, permanent: bool, database: Database, config: JobsConfig) -> None:
+    try:
+        with database.transaction() as session:
+            state = jobs.fail(session, job, error, permanent, config, _now())
+    except LeaseLost as lost:
+        log.warning("failure dropped", failure=error, error=str(lost))
+    except RetriableError as unavailable:
+        log.warning("failure not recorded: the job comes back with its lease", error=str(unavailable))
+    else:
+        report = log.error if state is JobState.DEAD else log.warning
+        report("job failed", error=error, state=state, permanent=permanent)
+
+
+@contextmanager
+def _lease_renewed(job: Job, database: Database, config: JobsConfig) -> Iterator[None]:
+    """Renew the lease every third of its length while the block runs."""
+    over = threading.Event()
+    context = structlog.contextvars.get_contextvars()
+
+    def renew() -> None:
+        structlog.contextvars.bind_contextvars(**context)
+        while not over.wait(config.lease_s / 3.0):
+            try:
+                with database.transaction() as session:
+                    held = jobs.renew(session, job, config.lease_s, _now())
+            except RetriableError as error:
+                log.warning("lease not renewed; trying again", error=str(error))
+                continue
+            if not held:
+                if not over.is_set():  # else the handler has just ended the job
+                    log.warning("lease lost; the results of this attempt will be dropped")
+                return
+
+    thread = threading.Thread(target=renew, name=f"lease-{job.id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _without_values(error: Exception) -> str:
+    """An unexpected error for the job row: what and where, but not its text, which may quote a header."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return (
+        f"{type(error).__name__}{why} in {Path(frame.filename).name}:{frame.lineno}, unexpected; see the log"
+    )
+
+
+def _frames(error: Exception) -> list[str]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
