@@ -122,7 +122,7 @@ PARAMETERS: tuple[AcquisitionParameter, ...] = (
 BY_KEYWORD: dict[str, AcquisitionParameter] = {parameter.keyword: parameter for parameter in PARAMETERS}
 
 _SPACE = re.compile(r"\s+")
-_DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def canonical_text(raw: str) -> str | None:

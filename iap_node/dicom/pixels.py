@@ -216,7 +216,7 @@ def _read_layout(path: Path, max_pixels_per_slice: int, max_bytes_per_instance: 
     high_bit = _integer(ds, _HIGH_BIT, bits_stored - 1)
     if bits_allocated not in (8, 16, 32) or not 1 <= bits_stored <= high_bit + 1 <= bits_allocated:
         raise UnreadablePixels(
-            f"Bits Allocated {bits_allocated}, Stored {bits_stored} and High Bit {high_bit} contradict each other"
+            f"Bits Allocated {bits_allocated}, Stored {bits_stored} and High Bit {high_bit} disagree"
         )
     if rows < 1 or columns < 1 or not 1 <= frames <= _MAX_FRAMES:
         raise UnreadablePixels(f"{rows} rows x {columns} columns x {frames} frames are no image")
