@@ -1,4 +1,4 @@
-"""Logs of a running role: structlog on standard error, one event per line, readable or JSON."""
+"""Logs: structlog on standard error, one event per line, readable or JSON; standard output is for results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import structlog
 from iap_node.config import LogConfig
 
 
-def start_logging(config: LogConfig, role: str) -> None:
-    """Configure logging for this process; every event carries the role."""
+def start_logging(config: LogConfig, role: str = "") -> None:
+    """Configure logging for this process; every event carries the role, if it has one."""
     level = getattr(logging, config.level.upper())
     readable = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
@@ -29,6 +29,8 @@ def start_logging(config: LogConfig, role: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(role=role)
+    structlog.contextvars.clear_contextvars()
+    if role:
+        structlog.contextvars.bind_contextvars(role=role)
     # libraries speak through the standard module; only their warnings are worth a line
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from iap_node.config import NodeConfig, load_config
+from iap_node.cli.logs import start_logging
+from iap_node.config import LogConfig, NodeConfig, load_config
 from iap_node.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def open_database(config: NodeConfig) -> Database:
 
 
 def open_node(config_path: Path) -> tuple[NodeConfig, Database]:
-    """Configuration and database, as most commands begin."""
+    """Configuration and database, as the commands begin that end by themselves; only warnings are logged."""
     config = load_config(config_path)
+    start_logging(LogConfig(level="warning", format=config.log.format))
     return config, open_database(config)

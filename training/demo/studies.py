@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from iap_node.records import Verdict
-from training.simulation.dicom_series import write_series
-from training.simulation.other_anatomy import simulate_head
+from training.simulation.dicom_series import make_study, write_series
+from training.simulation.other_anatomy import simulate_head_series
 from training.simulation.protocols import Protocol, sample_protocol
 from training.simulation.series import simulate_series
 
@@ -83,10 +83,11 @@ def make_studies(folder: Path, rng: np.random.Generator) -> Iterator[DemoStudy]:
     for number, plan in enumerate(PLANS):
         protocol = _protocol_of(plan, rng)
         series = simulate_series(rng, SLICES, protocol=protocol, slice_positions="even")
-        files = write_series(series, folder / f"{number:02d}", rng=rng, header_changes=plan.header_changes)
+        study = make_study(rng, number + 1)
+        files = write_series(series, folder / f"{number:02d}", rng=rng, study=study, overrides=plan.header_changes)
         yield DemoStudy(plan.title, tuple(files), series.labels, plan.findings, plan.domain)
-    head = simulate_head(rng, SLICES)
-    files = write_series(head, folder / f"{len(PLANS):02d}", rng=rng)
+    head = simulate_head_series(rng, SLICES)
+    files = write_series(head, folder / f"{len(PLANS):02d}", rng=rng, study=make_study(rng, count()))
     yield DemoStudy("A head: not what the model knows", tuple(files), {}, {}, None, expected_novel=True)
 
 
