@@ -44,6 +44,8 @@ class Tissue:
     fat: float
 
 
+# Read at the source (abstracts): Edden 2010, Ryu 2014, Stock 1999, Yu 2011, Szomolanyi 2019. Not re-read for
+# this file, their tables not being free: Rakow-Penner 2006, Stanisz 2005, Rohrer 2005.
 TISSUES: Mapping[str, Tissue] = {
     # T1: Rakow-Penner et al. 2006, J Magn Reson Imaging 23:87, doi 10.1002/jmri.20469 (1266 and 1445 ms) and
     # Edden et al. 2010, 32:982, doi 10.1002/jmri.22306 (1680 ms at 3 T); 3 T is the mean of both. T2* at 3
@@ -61,8 +63,9 @@ TISSUES: Mapping[str, Tissue] = {
     "blood": Tissue((720.0, 960.0), (60.0, 40.0), 0.90, 0.0),
     # Stanisz 2005: liver 576/812 ms; T2* own choice.
     "liver": Tissue((576.0, 812.0), (28.0, 18.0), 0.72, 0.05),
-    # Lung: hardly any protons, T2* of about 1 ms at 1.5 T; Hatabu et al. 1999, Eur J Radiol 29:152,
-    # doi 10.1016/S0720-048X(98)00169-7.
+    # Lung: hardly any protons. T2* 0.9 to 1.1 ms at 1.5 T in breath-hold (Stock et al. 1999, Magn Reson
+    # Imaging, doi 10.1016/s0730-725x(99)00047-8), 2.11 and 0.74 ms breathing at 1.5 and 3 T (Yu et al. 2011,
+    # Magn Reson Med, doi 10.1002/mrm.22829); between both. T1 and density own choice.
     "lung": Tissue((1200.0, 1400.0), (1.6, 0.7), 0.22, 0.0),
     # Own choice, between muscle and fibroglandular tissue.
     "skin": Tissue((900.0, 1100.0), (16.0, 11.0), 0.65, 0.08),

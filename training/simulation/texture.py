@@ -53,8 +53,8 @@ def slab_power(
     """Power spectrum of an isotropic power-law field after averaging over a slice.
 
     The three-dimensional spectrum falls as k^-(exponent + 1), so that a thin slice falls as k^-exponent:
-    breast tissue has exponents near 3 (Burgess et al. 2001, Med Phys 28:419, doi 10.1118/1.1355308).
-    Averaging over the slice weighs it with sinc^2(kz thickness) before the integration over kz.
+    mammograms have exponents from 1.5 to 3.5, 2.8 on average (Burgess 2003, Proc SPIE 5034). Averaging over
+    the slice weighs it with sinc^2(kz thickness) before the integration over kz.
     """
     knee = 1.0 / LARGEST_STRUCTURE_MM
     kz = np.concatenate([[0.0], np.geomspace(1e-3, 4.0, 120)])
