@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
+
+from iap_node.database.engine import Database, migrate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MR_REAL = REPOSITORY.parent / "shared" / "data" / "mr-real"
@@ -31,3 +40,132 @@ def program() -> Callable[[str, str], str]:
         return path
 
     return find
+
+
+class PostgresqlServer:
+    """A PostgreSQL server of the test run's own, reached through a socket in its own folder.
+
+    Flushing is off: the tests end with the server, and what a flush is good for no test here can show.
+    """
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._data = folder / "data"
+        self._database_number = itertools.count()
+        self._template = ""
+
+    def start(self) -> None:
+        """Make a cluster and start the server; returns when it answers."""
+        self._run(
+            "initdb", "-U", "iap", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", str(self._data)
+        )
+        settings = f"-c listen_addresses= -k {self._folder} -c fsync=off -c max_connections=200"
+        self._run(
+            "pg_ctl", "start", "-w", "-D", str(self._data), "-l", str(self._folder / "log"), "-o", settings
+        )
+        template = Database(self.create_database())
+        migrate(template)
+        template.dispose()
+        self._template = template.engine.url.database or ""
+
+    def stop(self) -> None:
+        """Stop the server by the process id in its folder."""
+        self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(self._data))
+
+    def create_database(self, migrated: bool = False) -> str:
+        """A new database; its URL."""
+        name = f"test_{next(self._database_number)}"
+        copy = f" TEMPLATE {self._template}" if migrated else ""
+        self._execute(f"CREATE DATABASE {name}{copy}")
+        return f"postgresql://iap@/{name}?host={self._folder}"
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database of `create_database`, whoever is connected."""
+        self._execute(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(
+            host=str(self._folder), user="iap", dbname="postgres", autocommit=True
+        ) as connection:
+            connection.execute(statement)  # type: ignore[arg-type]  # names are this class's own
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # PostgreSQL refuses to run as root; Debian's package makes the user postgres
+        user: dict[str, Any] = (
+            {"user": "postgres", "group": "postgres", "extra_groups": ()} if os.geteuid() == 0 else {}
+        )
+        done = subprocess.run(
+            [str(self._programs / program), *arguments],
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            **user,
+        )
+        assert done.returncode == 0, f"{program}: {done.stderr}"
+
+
+def _postgresql_programs() -> Path | None:
+    newest_first = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: -int(p.parts[4]))
+    found = shutil.which("initdb")
+    return newest_first[0].parent if newest_first else Path(found).parent if found else None
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server that runs until the tests end; one per pytest-xdist worker that asks for it."""
+    programs = _postgresql_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed; apt-get install postgresql")
+    # not in pytest's own folder: a socket's path has at most 107 characters
+    with tempfile.TemporaryDirectory(prefix="iap-postgresql-") as folder:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+        server = PostgresqlServer(programs, Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite"
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    database.dispose()  # the last connection writes the log back: the file is whole
+    return path
+
+
+def _new_database_url(request: pytest.FixtureRequest, kind: str, migrated: bool) -> Iterator[str]:
+    if kind == "sqlite":
+        path = request.getfixturevalue("tmp_path") / "node.sqlite"
+        if migrated:
+            shutil.copyfile(request.getfixturevalue("migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+    else:
+        server: PostgresqlServer = request.getfixturevalue("postgresql")
+        url = server.create_database(migrated)
+        yield url
+        server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a database without tables: once on SQLite, once on PostgreSQL."""
+    yield from _new_database_url(request, request.param, migrated=False)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty database with its tables: once on SQLite, once on PostgreSQL."""
+    for url in _new_database_url(request, request.param, migrated=True):
+        opened = Database(url)
+        yield opened
+        opened.dispose()

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import cast
 
-from sqlalchemy import ColumnElement, Row, delete, select, update
+from sqlalchemy import ColumnElement, Row, Table, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.database.insertion import insert_if_new
@@ -114,17 +115,10 @@ def record_instance(session: Session, received: ReceivedInstance, patient_hash: 
         known = _known_instance(session, received.header.sop_instance_uid)
         assert known is not None  # instances are not deleted while they come in
         return _same_or_conflict(session, known, received)
-    values: dict[str, object] = {"last_received_at": max(received.received_at, series.last_received_at)}
     if late:
-        values |= {
-            "revision": revision,
-            "state": SeriesState.RECEIVING,
-            "completed_at": None,
-            "not_analysed_reason": None,
-        }
-        supersede(session, series.id, JobKind.INFER, revision, received.received_at)
-    if late or not is_new:
-        session.execute(update(SeriesRow).where(SeriesRow.id == series.id).values(values))
+        _open_revision(session, series.id, revision, received.received_at)
+    last_received_at = max(received.received_at, series.last_received_at)
+    session.execute(_RECEIVED_BY_SERIES, {"series_id": series.id, "received_at": last_received_at})
     return StoreOutcome.STORED
 
 
@@ -198,10 +192,28 @@ def list_conflicts(session: Session, limit: int = 100) -> list[Conflict]:
     return [Conflict(*row) for row in session.execute(query)]
 
 
+# Run for every instance; built once, because building takes longer than SQLite takes to run them.
+_KNOWN_INSTANCE = select(InstanceRow.id, InstanceRow.sha256).where(
+    InstanceRow.sop_instance_uid == bindparam("sop_instance_uid")
+)
+_SERIES_TO_LOCK = (
+    select(SeriesRow.id, SeriesRow.revision, SeriesRow.state, SeriesRow.last_received_at)
+    .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+    .where(
+        StudyRow.study_instance_uid == bindparam("study_instance_uid"),
+        SeriesRow.series_instance_uid == bindparam("series_instance_uid"),
+    )
+    .with_for_update(of=SeriesRow)
+)
+_RECEIVED_BY_SERIES = (
+    update(cast(Table, SeriesRow.__table__))
+    .where(SeriesRow.id == bindparam("series_id"))
+    .values(last_received_at=bindparam("received_at", type_=SeriesRow.last_received_at.type))
+)
+
+
 def _known_instance(session: Session, sop_instance_uid: str) -> Row[int, str] | None:
-    return session.execute(
-        select(InstanceRow.id, InstanceRow.sha256).where(InstanceRow.sop_instance_uid == sop_instance_uid)
-    ).one_or_none()
+    return session.execute(_KNOWN_INSTANCE, {"sop_instance_uid": sop_instance_uid}).one_or_none()
 
 
 def _same_or_conflict(session: Session, known: Row[int, str], received: ReceivedInstance) -> StoreOutcome:
@@ -235,20 +247,24 @@ def _locked_series(
 ) -> tuple[_LockedSeries, bool]:
     """The instance's series, kept from others until the transaction ends; whether it was made here."""
     header = received.header
-    query = (
-        select(SeriesRow.id, SeriesRow.revision, SeriesRow.state, SeriesRow.last_received_at)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .where(
-            StudyRow.study_instance_uid == header.study_instance_uid,
-            SeriesRow.series_instance_uid == header.series_instance_uid,
-        )
-        .with_for_update(of=SeriesRow)
-    )
-    series = session.execute(query).one_or_none()
+    uids = {
+        "study_instance_uid": header.study_instance_uid,
+        "series_instance_uid": header.series_instance_uid,
+    }
+    series = session.execute(_SERIES_TO_LOCK, uids).one_or_none()
     if series is not None:
         return series, False
     is_new = _insert_series(session, received, _study_id(session, received, patient_hash))
-    return session.execute(query).one(), is_new
+    return session.execute(_SERIES_TO_LOCK, uids).one(), is_new
+
+
+def _open_revision(session: Session, series_id: int, revision: int, now: datetime) -> None:
+    session.execute(
+        update(SeriesRow)
+        .where(SeriesRow.id == series_id)
+        .values(revision=revision, state=SeriesState.RECEIVING, completed_at=None, not_analysed_reason=None)
+    )
+    supersede(session, series_id, JobKind.INFER, revision, now)
 
 
 def _study_id(session: Session, received: ReceivedInstance, patient_hash: str) -> int:

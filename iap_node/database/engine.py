@@ -6,6 +6,7 @@ SQLite in WAL mode serves one machine, any number of processes; PostgreSQL (psyc
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,11 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        # SQLite's writers find their turn by sleeping and asking again, up to 100 ms at a time. The threads of
+        # one process (a listener's associations) queue here instead and follow each other at once. On PostgreSQL as
+        # many write together as there are connections.
+        at_once = 1 if self.is_sqlite else _CONNECTIONS_KEPT + _CONNECTIONS_MORE
+        self._turn = threading.BoundedSemaphore(at_once)
         self._reader = self.engine.execution_options(iap_read_only=True, postgresql_readonly=True)
 
     @property
@@ -89,8 +95,13 @@ class Database:
         DatabaseUnavailable
             No connection, no turn in time, or a deadlock that PostgreSQL broke; trying again may help.
         """
-        with self._session(self.engine) as session:
-            yield session
+        if not self._turn.acquire(timeout=_BUSY_TIMEOUT_S):
+            raise DatabaseUnavailable(f"the database {self.name} cannot be used now: no turn to write came")
+        try:
+            with self._session(self.engine) as session:
+                yield session
+        finally:
+            self._turn.release()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -210,5 +221,5 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
         connection.exec_driver_sql("PRAGMA query_only = ON")
     else:
+        connection.exec_driver_sql("PRAGMA query_only = OFF")  # of the reader that had the connection before
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        connection.exec_driver_sql("PRAGMA query_only = OFF")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
+import sqlalchemy
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.dml import ReturningInsert
 
 from iap_node.database.tables import Table
 
@@ -14,9 +17,7 @@ Insert = postgresql.Insert | sqlite.Insert
 
 def insert_into(session: Session, table: type[Table]) -> Insert:
     """An INSERT with ON CONFLICT, of the session's database."""
-    if session.get_bind().dialect.name == "sqlite":
-        return sqlite.insert(table)
-    return postgresql.insert(table)
+    return _insert(session.get_bind().dialect.name, table)
 
 
 def insert_if_new(
@@ -27,5 +28,19 @@ def insert_if_new(
     Meant for rows that several associations make at once: nobody fails, one of them inserts. On PostgreSQL it
     waits for a transaction that is inserting the same row, and a query after it sees that row.
     """
-    statement = insert_into(session, table).values(**values).on_conflict_do_nothing(index_elements=unique)
-    return session.execute(statement.returning(unique[0])).first() is not None
+    names = tuple(column.key for column in unique)
+    statement = _insert_if_new(session.get_bind().dialect.name, table, names)
+    return session.execute(statement, values).first() is not None
+
+
+def _insert(dialect: str, table: type[Table]) -> Insert:
+    rows = cast(sqlalchemy.Table, table.__table__)
+    return sqlite.insert(rows) if dialect == "sqlite" else postgresql.insert(rows)
+
+
+@cache  # building a statement takes longer than SQLite takes to run it
+def _insert_if_new(
+    dialect: str, table: type[Table], unique: tuple[str, ...]
+) -> ReturningInsert[Any]:
+    insert = _insert(dialect, table).on_conflict_do_nothing(index_elements=unique)
+    return insert.returning(sqlalchemy.literal_column("1"))

@@ -160,7 +160,7 @@ def save_judgement(
 
 
 def judgement(session: Session, series_id: int, revision: int | None = None) -> Judgement | None:
-    """The judgement of a revision of a series (None: of the newest that has one); None where there is none."""
+    """The judgement of a revision of a series (None: of the newest that has one), or None without one."""
     query = (
         select(JudgementRow, SeriesRow.series_instance_uid, PredictionRow.payload, RouteDecisionRow.payload)
         .join(SeriesRow, SeriesRow.id == JudgementRow.series_id)
