@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from iap_node.dicom.parameters import BY_KEYWORD, Nature
+from iap_node.dicom.parameters import BY_KEYWORD, Nature, canonical_number
 from iap_node.errors import ConfigError
 
 ANY_AE_TITLE = "*"
@@ -146,6 +146,9 @@ class ConditionConfig(Section):
         numeric = BY_KEYWORD[self.parameter].nature is Nature.NUMBER
         if (self.near is not None or self.between is not None) and not numeric:
             raise ValueError(f"{self.parameter} is not a number: use equals or one_of")
+        for value in (self.equals, *(self.one_of or ())) if numeric else ():
+            if value is not None and canonical_number(str(value)) is None:
+                raise ValueError(f"{self.parameter} is a number: {value!r} is none")
         if self.between is not None and self.between[0] > self.between[1]:
             raise ValueError("between needs the lower bound first")
         return self

@@ -92,7 +92,7 @@ def start_peer() -> Iterator[Callable[..., Peer]]:
 
 @pytest.fixture
 def write_instance(tmp_path: Path) -> Callable[..., OutgoingInstance]:
-    """Factory of Part 10 files: `write_instance(sop_class_uid, transfer_syntax_uid, size=...)`."""
+    """Factory of Part 10 files: `write_instance(sop_class_uid, transfer_syntax_uid, size=8, EchoTime="2")`."""
     lock = threading.Lock()
     count = 0
 
@@ -100,7 +100,7 @@ def write_instance(tmp_path: Path) -> Callable[..., OutgoingInstance]:
         sop_class_uid: str = MRImageStorage,
         transfer_syntax_uid: str = ExplicitVRLittleEndian,
         size: int = 64,
-        series_instance_uid: str = "",
+        **elements: Any,
     ) -> OutgoingInstance:
         nonlocal count
         with lock:
@@ -112,11 +112,12 @@ def write_instance(tmp_path: Path) -> Callable[..., OutgoingInstance]:
         ds.SOPInstanceUID = generate_uid()
         ds.PatientID = "TEST"
         ds.StudyInstanceUID = "1.2.3"
-        ds.SeriesInstanceUID = series_instance_uid or "1.2.3.4"
+        ds.SeriesInstanceUID = "1.2.3.4"
         ds.Modality = "MR"
         ds.EchoTime = "2.1"
         ds.InstanceNumber = number
-        ds.Rows, ds.Columns, ds.BitsAllocated, ds.SamplesPerPixel = size, size, 16, 1
+        ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = size, size, 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
         pixels = bytes(index % 251 for index in range(2 * size * size))
         if syntax.is_compressed and not syntax.is_deflated:
             ds.PixelData = encapsulate([pixels])  # nothing here decodes it
@@ -124,6 +125,7 @@ def write_instance(tmp_path: Path) -> Callable[..., OutgoingInstance]:
         else:
             ds.PixelData = pixels
         ds["PixelData"].VR = "OW"
+        ds.update(elements)  # by keyword
         ds.file_meta = FileMetaDataset()
         ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
         ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID

@@ -115,6 +115,12 @@ def test_condition_on_what_nobody_knows_is_unknown(
     assert observed in result.observed
 
 
+@pytest.mark.parametrize("test", [{"equals": "three"}, {"one_of": [1.5, "3 T"]}])
+def test_condition_on_a_number_takes_numbers_only(test: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="MagneticFieldStrength is a number: "):
+        ConditionConfig.model_validate({"parameter": "MagneticFieldStrength"} | test)
+
+
 def test_one_of_with_a_value_that_the_model_never_saw_can_be_true_but_not_false() -> None:
     seen_and_unseen = {"parameter": "Manufacturer", "one_of": ["GE MEDICAL SYSTEMS", "Philips"]}
     result = judge_condition(ConditionConfig.model_validate(seen_and_unseen), ALL, 0.8)
