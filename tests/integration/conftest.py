@@ -92,7 +92,7 @@ def start_peer() -> Iterator[Callable[..., Peer]]:
 
 @pytest.fixture
 def write_instance(tmp_path: Path) -> Callable[..., OutgoingInstance]:
-    """Factory of Part 10 files: `write_instance(sop_class_uid, transfer_syntax_uid, size=8, EchoTime="2")`."""
+    """Factory of Part 10 files: `write_instance(sop_class_uid, transfer_syntax_uid, size=8, Rows=4)`."""
     lock = threading.Lock()
     count = 0
 
