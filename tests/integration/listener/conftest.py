@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filewriter import write_dataset
 from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -201,9 +201,7 @@ def connect() -> Iterator[Callable[..., Sender]]:
     ) -> Sender:
         ae = AE(ae_title=calling_ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = WAIT_S
-        proposed = [
-            build_context(*pair) for pair in contexts or [(MRImageStorage, ExplicitVRLittleEndian)]
-        ]
+        proposed = [build_context(*pair) for pair in contexts or [(MRImageStorage, ExplicitVRLittleEndian)]]
         tls_args = (tls, "localhost") if tls is not None else None
         assoc = ae.associate("127.0.0.1", port, proposed, ae_title=called_ae_title, tls_args=tls_args)
         associations.append(assoc)

@@ -75,7 +75,9 @@ def test_file_names_logs_and_rows_show_no_patient(
     sender.assoc.release()
     wait_for(lambda: node.scp.open_associations == 0, "the end of the association")
     shown = "".join(capsys.readouterr()) + " ".join(map(str, node.files()))
-    shown += " ".join(str(vars(row)) for table in (InstanceRow, PatientRow, QuarantineRow) for row in node.rows(table))
+    shown += " ".join(
+        str(vars(row)) for table in (InstanceRow, PatientRow, QuarantineRow) for row in node.rows(table)
+    )
     shown += " ".join(path.read_text() for path in node.spool.root.rglob("*.json"))
     assert "association established" in shown
     assert "SECRET" not in shown.upper()
@@ -153,7 +155,10 @@ def test_other_bytes_under_the_same_uid_are_kept_aside_and_overwrite_nothing(
         assert sender.store_instance(ds).Status == 0x0000
     assert node.stored_dataset(ds.SOPInstanceUID) == original
     (conflict,) = node.rows(ConflictRow)
-    assert split_part10(node.spool.path(conflict.spool_path).read_bytes()) == (ExplicitVRLittleEndian, encode(ds))
+    assert split_part10(node.spool.path(conflict.spool_path).read_bytes()) == (
+        ExplicitVRLittleEndian,
+        encode(ds),
+    )
     assert len(node.files()) == 2
 
 

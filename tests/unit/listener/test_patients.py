@@ -28,7 +28,9 @@ def header(**changes: Any) -> InstanceHeader:
 
 
 def test_hash_follows_patient_and_issuer_and_not_the_study() -> None:
-    assert patient_hash(KEY, header()) == patient_hash(KEY, header(study_instance_uid="9", patient_id=" 4711 "))
+    assert patient_hash(KEY, header()) == patient_hash(
+        KEY, header(study_instance_uid="9", patient_id=" 4711 ")
+    )
     assert patient_hash(KEY, header()) != patient_hash(KEY, header(patient_id="4712"))
     assert patient_hash(KEY, header()) != patient_hash(KEY, header(issuer_of_patient_id="CLINIC"))
 

@@ -139,7 +139,7 @@ def test_many_threads_write_one_series_at_once(spool: Spool) -> None:
                 uid = f"{INSTANCE}.{worker}.{index}"
                 name = Spool(spool.root).new_name(SERIES, uid)
                 spool.write(name, [uid.encode()])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test is to see it
             failures.append(error)
 
     threads = [threading.Thread(target=write_some, args=(worker,)) for worker in range(8)]
@@ -232,5 +232,3 @@ def test_removing_from_the_quarantine_takes_the_reason_along(spool: Spool) -> No
     quarantine.remove(spool_path)
     quarantine.remove(spool_path)
     assert files_below(spool.root) == []
-
-

@@ -1,0 +1,146 @@
+"""What a crash leaves, and the next start. The crash itself is made by hand; processes are killed in the
+acceptance tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian
+
+from iap_node.database.engine import Database
+from iap_node.database.tables import ConflictRow, InstanceRow
+from iap_node.dicom.part10 import file_preamble
+from iap_node.listener.intake import Intake
+from iap_node.listener.recovery import Recovered, recover
+from iap_node.records import StoreOutcome
+from iap_node.spool import Spool
+from tests.integration.listener.conftest import KEY, encode, make_instance, split_part10
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+@pytest.fixture
+def intake(spool: Spool, database: Database) -> Intake:
+    return Intake(spool, database, KEY)
+
+
+def leave_without_row(spool: Spool, ds: pydicom.Dataset) -> str:
+    """As if the machine had stopped between the rename and the commit."""
+    preamble = file_preamble(ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian, "SCANNER")
+    spool_path = spool.new_name(ds.SeriesInstanceUID, ds.SOPInstanceUID)
+    spool.write(spool_path, [preamble, encode(ds)])
+    make_old(spool.path(spool_path))
+    return spool_path
+
+
+def make_old(path: Path) -> None:
+    os.utime(path, (1_600_000_000, 1_600_000_000))
+
+
+def file(intake: Intake, ds: pydicom.Dataset) -> StoreOutcome:
+    return intake.file(
+        encode(ds),
+        sop_class_uid=ds.SOPClassUID,
+        sop_instance_uid=ds.SOPInstanceUID,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        calling_ae_title="SCANNER",
+        source_address="127.0.0.1",
+    )
+
+
+def rows(database: Database, table: type) -> list[tuple[str, ...]]:
+    with database.reading() as session:
+        return [(row.spool_path, row.calling_ae_title) for row in session.query(table)]
+
+
+def test_complete_file_without_row_is_filed(spool: Spool, database: Database, intake: Intake) -> None:
+    ds = make_instance()
+    spool_path = leave_without_row(spool, ds)
+    assert recover(spool, database, intake) == Recovered(torn=0, filed=1, unreadable=0)
+    assert rows(database, InstanceRow) == [(spool_path, "SCANNER")]
+    assert file(intake, ds) is StoreOutcome.DUPLICATE  # the sender, which was never told, tries again
+    assert split_part10(spool.path(spool_path).read_bytes()) == (ExplicitVRLittleEndian, encode(ds))
+
+
+def test_file_without_row_whose_instance_came_again_is_removed(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    ds = make_instance()
+    orphan = leave_without_row(spool, ds)
+    assert file(intake, ds) is StoreOutcome.STORED
+    recover(spool, database, intake)
+    assert not spool.path(orphan).exists()
+    ((kept, _),) = rows(database, InstanceRow)
+    assert spool.path(kept).exists()
+
+
+def test_filed_instances_and_conflicts_are_left_alone(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    ds = make_instance()
+    assert file(intake, ds) is StoreOutcome.STORED
+    ds.EchoTime = "2.5"
+    assert file(intake, ds) is StoreOutcome.CONFLICT
+    before = list(spool.instances())
+    for item in before:
+        make_old(spool.path(item.spool_path))
+    assert recover(spool, database, intake) == Recovered(torn=0, filed=0, unreadable=0)
+    assert [item.spool_path for item in spool.instances()] == [item.spool_path for item in before]
+    assert len(rows(database, ConflictRow)) == 1
+
+
+def test_everything_is_filed_again_when_the_database_was_lost(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    instances = [make_instance(InstanceNumber=number) for number in range(1, 6)]
+    for ds in instances:
+        leave_without_row(spool, ds)
+    assert recover(spool, database, intake).filed == 5
+    assert len(rows(database, InstanceRow)) == 5
+    assert all(file(intake, ds) is StoreOutcome.DUPLICATE for ds in instances)
+
+
+def test_torn_files_are_removed_and_those_being_written_are_not(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    leave_without_row(spool, make_instance())
+    torn, being_written = spool.root / "incoming" / "a.part", spool.root / "incoming" / "b.part"
+    torn.write_bytes(b"half")
+    make_old(torn)
+    being_written.write_bytes(b"half")
+    assert recover(spool, database, intake).torn == 1
+    assert not torn.exists()
+    assert being_written.exists()
+
+
+def test_young_file_may_be_another_process_at_work_and_is_left(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    spool_path = leave_without_row(spool, make_instance())
+    os.utime(spool.path(spool_path))
+    assert recover(spool, database, intake).filed == 0
+    make_old(spool.path(spool_path))
+    assert recover(spool, database, intake).filed == 1  # the next start looks there again
+
+
+def test_only_series_that_changed_are_looked_through(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    spool_path = leave_without_row(spool, make_instance())
+    make_old(spool.path(spool_path).parent)
+    spool.note_looked_through(1_700_000_000)
+    assert recover(spool, database, intake).filed == 0
+
+
+def test_unreadable_file_is_reported_and_left(spool: Spool, database: Database, intake: Intake) -> None:
+    spool_path = spool.new_name("1.2.3", "1.2.3.4")
+    spool.write(spool_path, [b"not DICOM at all"])
+    make_old(spool.path(spool_path))
+    assert recover(spool, database, intake) == Recovered(torn=0, filed=0, unreadable=1)
+    assert spool.path(spool_path).exists()
