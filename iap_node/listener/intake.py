@@ -148,7 +148,7 @@ class Intake:
         return self._record(received)
 
     def adopt(
-        self, header: InstanceHeader, dataset: bytes, spool_path: str, calling_ae_title: str
+        self, header: InstanceHeader, dataset: bytes, spool_path: str, size_bytes: int, calling_ae_title: str
     ) -> FiledInstance:
         """File an instance whose file lies in the spool without a row; durable when this returns.
 
@@ -161,7 +161,7 @@ class Intake:
             header=header,
             spool_path=spool_path,
             sha256=content_hash(dataset, header.transfer_syntax_uid),
-            size_bytes=self._spool.path(spool_path).stat().st_size,
+            size_bytes=size_bytes,
             calling_ae_title=calling_ae_title,
             source_address="",
             received_at=self._now(),

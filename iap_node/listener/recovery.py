@@ -90,12 +90,13 @@ def _adopt(spool: Spool, intake: Intake, spool_path: str) -> bool:
     try:
         meta = read_file_meta_info(path)
         header, dataset = read_instance(path)
+        size_bytes = path.stat().st_size
     except FileNotFoundError:  # another process did it, or removed it
         return True
-    except (UnreadableInstance, InvalidDicomError, EOFError) as error:
+    except (UnreadableInstance, InvalidDicomError, EOFError, OSError) as error:
         log.error("file without a row cannot be read; look at it", spool_path=spool_path, error=str(error))
         return False
     calling_ae_title = str(meta.get("SourceApplicationEntityTitle", "") or "")
-    filed = intake.adopt(header, dataset, spool_path, calling_ae_title)
+    filed = intake.adopt(header, dataset, spool_path, size_bytes, calling_ae_title)
     log.warning("file without a row filed", sop_instance_uid=header.sop_instance_uid, outcome=filed.outcome)
     return True
