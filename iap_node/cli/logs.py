@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
@@ -17,9 +18,13 @@ def start_logging(config: LogConfig, role: str = "") -> None:
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if readable else structlog.processors.JSONRenderer()
     )
+
+    def name_role(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {"role": role, **event} if role else event  # the supervisor speaks of other roles
+
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            name_role,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -29,8 +34,5 @@ def start_logging(config: LogConfig, role: str = "") -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.clear_contextvars()
-    if role:
-        structlog.contextvars.bind_contextvars(role=role)
     # libraries speak through the standard module; only their warnings are worth a line
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

@@ -15,6 +15,7 @@ import typer
 
 from iap_node.cli.logs import start_logging
 from iap_node.cli.options import CONFIG, SUPERVISED, open_database
+from iap_node.cli.output import as_json
 from iap_node.cli.setup import prepare
 from iap_node.config import NodeConfig, load_config
 from iap_node.records import JobKind
@@ -90,7 +91,7 @@ def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     package = load_package(package_folder(config.inference.model))
     predictor = Predictor(package, device=config.inference.device, batch_size=config.inference.batch_size)
     with database.transaction() as session:
-        models.register_model(session, package.model_id, package.manifest, datetime.now(UTC))
+        models.register_model(session, package.model_id, as_json(package.manifest), datetime.now(UTC))
     log.info("model loaded", model=package.model_id, training_data=package.training_data, device=predictor.device)
     handler = InferHandler(database, Spool(config.spool_dir), predictor, config)
     run_worker(JobKind.INFER, handler, database, config.jobs, _worker_name("infer"), stop)

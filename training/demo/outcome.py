@@ -138,9 +138,11 @@ def show(out: Console, outcome: Outcome) -> None:
         out.print(table)
     out.print(Text(f"  went to: {_named(outcome.destinations)}"))
     out.print(Text(f"  why: {outcome.why}"))
-    for check in outcome.checks:
-        out.print(Text(f"  {'as it should be' if check.holds else 'NOT AS IT SHOULD BE'}: {check.what}",
-                       style="green" if check.holds else "bold red"))  # fmt: skip
+    failed = [check for check in outcome.checks if not check.holds]
+    for check in failed:
+        out.print(Text(f"  NOT AS IT SHOULD BE: {check.what}", style="bold red"))
+    if not failed:
+        out.print(Text(f"  as it should be ({len(outcome.checks)} checks)", style="green"))
     out.print()
 
 
