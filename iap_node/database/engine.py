@@ -71,9 +71,9 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
-        # SQLite's writers find their turn by sleeping and asking again, up to 100 ms at a time. The threads of
-        # one process (a listener's associations) queue here instead and follow each other at once. On PostgreSQL as
-        # many write together as there are connections.
+        # SQLite's writers find their turn by sleeping and asking again, up to 100 ms at a time. Threads of
+        # one process, such as a listener's associations, queue here and follow each other at once. PostgreSQL
+        # lets as many write together as there are connections.
         at_once = 1 if self.is_sqlite else _CONNECTIONS_KEPT + _CONNECTIONS_MORE
         self._turn = threading.BoundedSemaphore(at_once)
         self._reader = self.engine.execution_options(iap_read_only=True, postgresql_readonly=True)
