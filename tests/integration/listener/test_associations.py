@@ -198,7 +198,7 @@ def test_running_store_is_finished_before_the_listener_stops(
 def test_sender_that_goes_on_and_on_does_not_keep_the_listener_from_stopping(
     make_node: Callable[..., Node], connect: Callable[..., Sender]
 ) -> None:
-    node = make_node()
+    node = make_node(stop_timeout_s=1000)
     sender, acknowledged = connect(node.port), []
 
     def send_on_and_on() -> None:
@@ -213,7 +213,9 @@ def test_sender_that_goes_on_and_on_does_not_keep_the_listener_from_stopping(
     sending = threading.Thread(target=send_on_and_on, daemon=True)
     sending.start()
     wait_for(lambda: len(acknowledged) > 3, "some instances")
-    node.scp.stop()
+    stopping = threading.Thread(target=node.scp.stop, daemon=True)
+    stopping.start()
+    wait_for(lambda: not stopping.is_alive(), "the listener to stop")
     wait_for(lambda: sender.assoc.is_aborted, "the abort")
     filed = {row.sop_instance_uid for row in node.rows(InstanceRow)}
     assert set(acknowledged) <= filed
