@@ -217,7 +217,9 @@ class NodeConfig(Section):
 
     @model_validator(mode="after")
     def _names_refer_to_something(self) -> NodeConfig:
-        routes = [(f"routing.downstream_models.{name}", model) for name, model in self.routing.downstream_models.items()]
+        routes = [
+            (f"routing.downstream_models.{name}", model) for name, model in self.routing.downstream_models.items()
+        ]
         for key, model in routes:
             if model.domain not in self.routing.domains:
                 raise ValueError(f"{key}.domain: {_unknown_name(model.domain, self.routing.domains)}")
@@ -261,7 +263,7 @@ def load_config(path: Path) -> NodeConfig:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}; write one or name it with --config")
+        raise ConfigError(f"cannot read {path}: {error.strerror}; write one or name it with --config") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict | None):
@@ -326,7 +328,9 @@ def _resolve_paths(config: NodeConfig, base: Path) -> NodeConfig:
             elif isinstance(value, Section):
                 changes[name] = absolute(value)
             elif isinstance(value, dict):
-                changes[name] = {key: absolute(item) if isinstance(item, Section) else item for key, item in value.items()}
+                changes[name] = {
+                    key: absolute(item) if isinstance(item, Section) else item for key, item in value.items()
+                }
         return section.model_copy(update=changes)
 
     resolved: NodeConfig = absolute(config)

@@ -46,7 +46,7 @@ def import_folder(
     config, database = open_node(config_path)
     intake = Intake(Spool(config.spool_dir), database, load_or_create_patient_key(config.patient_key_path))
     paths = list_files(folder)
-    counts = Counter({outcome: 0 for outcome in ImportOutcome})
+    counts = Counter(dict.fromkeys(ImportOutcome, 0))
     out = console()
     with Progress(console=out, transient=True, disable=as_json or not out.is_terminal) as progress:
         task = progress.add_task("importing", total=len(paths))
@@ -103,7 +103,9 @@ def status(
         rows.append(("oldest waiting job since", counts.oldest_waiting_job_at or "none waits"))
         print_table("Node", ("what", "how many"), rows, empty="")
         if dead:
-            console().print(f"{dead} dead letters: `iap-node jobs --state dead` says why, `iap-node retry` puts them back")
+            console().print(
+                f"{dead} dead letters: `iap-node jobs --state dead` says why, `iap-node retry` puts them back"
+            )
     if check and attention:
         raise typer.Exit(Exit.ATTENTION)
 
@@ -127,11 +129,20 @@ def list_series(
         "Series",
         ("series", "modality", "description", "scanner", "inst.", "state", "rev", "pixels", "findings", "went to"),
         [
-            (one.series_instance_uid, one.modality, one.series_description, one.manufacturer_model_name,
-             one.n_instances, one.state, one.revision, _pixels(one), one.n_findings or "",
-             ", ".join(f"{delivery.destination} ({delivery.state})" for delivery in one.deliveries))
+            (
+                one.series_instance_uid,
+                one.modality,
+                one.series_description,
+                one.manufacturer_model_name,
+                one.n_instances,
+                one.state,
+                one.revision,
+                _pixels(one),
+                one.n_findings or "",
+                ", ".join(f"{delivery.destination} ({delivery.state})" for delivery in one.deliveries),
+            )
             for one in found
-        ],  # fmt: skip
+        ],
         empty="no series yet; send one with `storescu`, or `iap-node import` a folder",
     )
 
@@ -186,11 +197,18 @@ def findings(
         "Findings",
         ("series", "description", "parameter", "verdict", "header says", "pixels say", "suggested", "model"),
         [
-            (one.series_instance_uid, one.series_description, BY_KEYWORD[one.comparison.keyword].title,
-             one.comparison.verdict, one.comparison.header_value, one.comparison.predicted_value,
-             one.comparison.suggested_value, one.model_id)
+            (
+                one.series_instance_uid,
+                one.series_description,
+                BY_KEYWORD[one.comparison.keyword].title,
+                one.comparison.verdict,
+                one.comparison.header_value,
+                one.comparison.predicted_value,
+                one.comparison.suggested_value,
+                one.model_id,
+            )
             for one in found
-        ],  # fmt: skip
+        ],
         empty="no findings",
     )
 
@@ -210,10 +228,14 @@ def routes(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON)
         "Routes",
         ("series", "description", "domain", "went to", "why"),
         [
-            (one.series_instance_uid, one.series_description, one.domain or "default route",
-             ", ".join(f"{delivery.destination} ({delivery.state})" for delivery in one.deliveries) or "stays here",
-             one.route_reason)
+            (
+                one.series_instance_uid,
+                one.series_description,
+                one.domain or "default route",
+                ", ".join(f"{delivery.destination} ({delivery.state})" for delivery in one.deliveries) or "stays here",
+                one.route_reason,
+            )
             for one in found
-        ],  # fmt: skip
+        ],
         empty="nothing was routed yet",
     )

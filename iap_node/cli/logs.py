@@ -35,4 +35,6 @@ def start_logging(config: LogConfig, role: str = "") -> None:
         cache_logger_on_first_use=True,
     )
     # libraries speak through the standard module; only their warnings are worth a line
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
+    )

@@ -40,10 +40,19 @@ def show_jobs(
         "Jobs",
         ("job", "kind", "state", "series", "rev", "destination", "tries", "due", "last error"),
         [
-            (job.id, job.kind, job.state, job.series_instance_uid, job.revision, job.destination, job.attempts,
-             job.due_at, job.error)
+            (
+                job.id,
+                job.kind,
+                job.state,
+                job.series_instance_uid,
+                job.revision,
+                job.destination,
+                job.attempts,
+                job.due_at,
+                job.error,
+            )
             for job in found
-        ],  # fmt: skip
+        ],
         empty="nothing waits, runs or failed",
     )
 

@@ -71,7 +71,12 @@ def _print_pixels(judgement: Judgement) -> None:
         out.print(Text(f"pixels not analysed: {printable(judgement.not_analysed_reason)}"))
         return
     novelty = f"novelty {prediction.novelty_score:.3g}, limit {prediction.novelty_threshold:.3g}"
-    out.print(Text(f"model {printable(prediction.model_id)}, {prediction.training_data}; {prediction.n_slices} slices; {novelty}"))
+    out.print(
+        Text(
+            f"model {printable(prediction.model_id)}, {prediction.training_data}; "
+            f"{prediction.n_slices} slices; {novelty}"
+        )
+    )
     if prediction.novel:
         out.print(Text("novel: unlike anything the model was trained on, so it gives no verdict", style="bold"))
 
@@ -87,4 +92,6 @@ def print_route(decision: RouteDecision) -> None:
         out.print(Text(f"  {printable(domain.domain)}: {domain.truth}{joint} (least {domain.least_probability:g})"))
         for condition in domain.conditions:
             held = "" if condition.probability is None else f", p = {condition.probability:.3f}"
-            out.print(Text(f"    {printable(condition.condition)}: {condition.truth}{held}; {printable(condition.observed)}"))
+            out.print(
+                Text(f"    {printable(condition.condition)}: {condition.truth}{held}; {printable(condition.observed)}")
+            )

@@ -49,9 +49,13 @@ def check_config(config_path: Path = CONFIG, as_json: bool = JSON) -> None:
     listener = config.listener
     out = console()
     out.print(f"{config_path} is valid")
-    out.print(f"  listens as {listener.ae_title} on {listener.bind}:{listener.port}" + (" with TLS" * listener.tls.enabled))
+    out.print(
+        f"  listens as {listener.ae_title} on {listener.bind}:{listener.port}" + (" with TLS" * listener.tls.enabled)
+    )
     out.print(f"  accepts {', '.join(listener.calling_ae_titles)} from {', '.join(listener.addresses)}", markup=False)
-    out.print(f"  routes {len(config.routing.domains)} domains to {len(config.routing.downstream_models)} models, ", end="")
+    out.print(
+        f"  routes {len(config.routing.domains)} domains to {len(config.routing.downstream_models)} models, ", end=""
+    )
     out.print(f"{len(config.destinations)} destinations")
     if not config.routing.default.destinations:
         out.print("  series that no domain claims stay here (routing.default.destinations is empty)")

@@ -43,7 +43,7 @@ def sent_files(mr_real: Path) -> list[Path]:
 
 
 class Sender:
-    """Sends files one after the other, over a new association whenever the old one broke, until all are acknowledged."""
+    """Sends file after file, over a new association whenever the old one broke, until all are acknowledged."""
 
     def __init__(self, node: RunningNode, files: list[Path]) -> None:
         self.node = node
@@ -201,6 +201,7 @@ def kill_in_mid_job(node: RunningNode, files: list[Path], role: str, kind: JobKi
 
     if files:
         Sender(node, files).run(lambda count: None)
+
     def stopped_in_mid_job() -> bool:
         pid = node.role_pid(role)
         os.kill(pid, signal.SIGSTOP)  # so that the lease is surely held when the kill comes

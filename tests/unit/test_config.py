@@ -33,9 +33,7 @@ def refusal(content: dict[str, Any]) -> str:
         ),
     ],
 )
-def test_an_unknown_key_is_named_with_the_nearest_right_one(
-    content: dict[str, Any], key: str, suggestion: str
-) -> None:
+def test_an_unknown_key_is_named_with_the_nearest_right_one(content: dict[str, Any], key: str, suggestion: str) -> None:
     text = refusal(content)
     assert f"{key}: unknown key; did you mean {suggestion}?" in text
 

@@ -80,7 +80,10 @@ def test_torch_is_imported_only_by_inference() -> None:
 def test_listener_cli_and_every_other_room_import_with_torch_blocked() -> None:
     rooms = [name for name in _modules_without_torch() if not name.startswith("iap_node.inference.")]
     assert {"iap_node.listener", "iap_node.cli", "iap_node.worker", "iap_node.database"} <= set(rooms)
-    program = f"import sys; sys.modules['torch'] = None\nimport importlib\nfor name in {rooms!r}: importlib.import_module(name)"
+    program = (
+        "import importlib, sys; sys.modules['torch'] = None\n"
+        f"for name in {rooms!r}: importlib.import_module(name)"
+    )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 

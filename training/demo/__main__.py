@@ -1,6 +1,6 @@
-"""`python -m training.demo [--folder DIR]`: a node, two downstream models, nine simulated studies, and whether all came out right.
+"""`python -m training.demo`: a node, two downstream models, nine simulated studies, and whether all came out right.
 
-Exit code 0 when everything is as it should be, 1 otherwise; the same is written to result.json in the folder (build/demo).
+Exit code 0 when everything is as it should be, 1 otherwise; the same is written to build/demo/result.json.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SEED = 20230304
 WAIT_S = 90.0
 DOWNSTREAM = {"ge_lesion_finder": "GE_LESIONS", "siemens_lesion_finder": "SIEMENS_LESN"}
 
+
 class DemoFailed(Exception):
     """The demo could not run to its end; the text says where it stopped."""
 
@@ -42,7 +43,9 @@ class DemoFailed(Exception):
 def main() -> int:
     """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("build/demo"), help="where all of it happens; emptied first")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/demo"), help="where all of it happens; emptied first"
+    )
     folder: Path = parser.parse_args().folder
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     shutil.rmtree(folder, ignore_errors=True)
@@ -157,7 +160,9 @@ def _node(folder: Path, ports: dict[str, int]) -> Iterator[NodeConfig]:
         process = subprocess.Popen([sys.executable, "-m", "iap_node", "serve", "--config", str(path)], stderr=log)
     config = load_config(path)
     try:
-        _wait(folder, lambda: process.poll() is not None or (config.data_dir / "listener.port").exists(), "the listener")
+        _wait(
+            folder, lambda: process.poll() is not None or (config.data_dir / "listener.port").exists(), "the listener"
+        )
         if process.poll() is not None:
             raise DemoFailed(f"the node ended with exit code {process.returncode}; see {folder / 'node.log'}")
         yield config

@@ -1,4 +1,4 @@
-"""What the node made of a study, checked against how it was simulated, and shown. Called by `training.demo.__main__`."""
+"""What the node made of a study, checked against how it was simulated, and shown; for `training.demo.__main__`."""
 
 from __future__ import annotations
 
@@ -151,5 +151,7 @@ def conclude(out: Console, outcomes: list[Outcome], seconds: float, written_to: 
     checks = [check for outcome in outcomes for check in outcome.checks]
     held = sum(check.holds for check in checks)
     style = "bold green" if held == len(checks) else "bold red"
-    summary = f"{len(outcomes)} simulated studies, {held} of {len(checks)} checks hold, {seconds:.0f} s; also in {written_to}"
+    summary = (
+        f"{len(outcomes)} simulated studies, {held} of {len(checks)} checks hold, {seconds:.0f} s; also in {written_to}"
+    )
     out.print(Text(summary, style=style))
