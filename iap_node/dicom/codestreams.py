@@ -19,7 +19,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from iap_node.dicom.elements import (
-    DAMAGE,
+    DAMAGE_IN_MEMORY,
     DEFLATED,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -47,7 +47,7 @@ _NATIVE = {
 COMPRESSED = frozenset(TRANSFER_SYNTAXES) - _NATIVE - DEFLATED
 
 # imagecodecs and pydicom raise RuntimeError where a library beneath them refuses a codestream.
-_DECODER_ERRORS: tuple[type[Exception], ...] = (RuntimeError, *DAMAGE)
+_DECODER_ERRORS: tuple[type[Exception], ...] = (RuntimeError, *DAMAGE_IN_MEMORY)
 
 
 class CodestreamHeader(NamedTuple):

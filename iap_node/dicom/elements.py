@@ -49,8 +49,7 @@ MAX_SEQUENCE_BYTES = 512 * 1024**2  # functional groups of some ten thousand fra
 MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
 MAX_STEPS = 5_000_000  # element and item headers in one walk
 
-# What pydicom raises on damaged bytes, by reading its conversions. OSError is not among them: a disk that
-# does not answer is no fault of the instance.
+# What pydicom raises on damaged bytes, by reading its conversions.
 DAMAGE: tuple[type[Exception], ...] = (
     ValueError,  # numbers, UIDs, BytesLengthException
     TypeError,
@@ -65,6 +64,9 @@ DAMAGE: tuple[type[Exception], ...] = (
     struct.error,
     zlib.error,
 )
+# Bytes that are in memory already: pydicom's OSError is about them. From a file it would be the disk, which is
+# no fault of the instance.
+DAMAGE_IN_MEMORY: tuple[type[Exception], ...] = (OSError, *DAMAGE)
 
 
 _TOO_MANY = f"more than {MAX_STEPS} elements before the pixels; send the instance with a smaller header"
@@ -228,9 +230,7 @@ def _skip_undefined(stream: BinaryIO, encoding: Encoding, implicit: bool, steps:
                 seek(length, 1)
             else:
                 found = f"({group:04X},{number:04X})"
-                raise UnreadableInstance(
-                    f"a sequence holds {found} where an item belongs; write the instance again"
-                )
+                raise UnreadableInstance(f"a sequence holds {found} where an item belongs; write the instance again")
         elif tag == ITEM_DELIMITATION:
             stack.pop()
         else:
@@ -271,7 +271,7 @@ def excerpt(stream: BinaryIO, elements: dict[int, Element], encoding: Encoding) 
         parts.append(element.value)
     try:
         return read_dataset(BytesIO(b"".join(parts)), encoding.implicit, encoding.little)
-    except DAMAGE as error:
+    except DAMAGE_IN_MEMORY as error:
         raise UnreadableInstance(
             f"an element of the header is damaged ({type(error).__name__}); write the instance again"
         ) from error
@@ -327,7 +327,7 @@ def items(ds: Dataset, tag: int) -> list[Dataset]:
     """The items of a sequence; none where it is absent, empty or damaged."""
     try:
         value = ds[tag].value if tag in ds else None
-    except DAMAGE:
+    except DAMAGE_IN_MEMORY:
         return []
     return list(value) if isinstance(value, DicomSequence) else []
 

@@ -93,12 +93,8 @@ PARAMETERS: tuple[AcquisitionParameter, ...] = (
     AcquisitionParameter(
         "SliceThickness", (0x0018, 0x0050), "Slice Thickness", Nature.NUMBER, "mm", absolute_tolerance=0.005
     ),
-    AcquisitionParameter(
-        "FlipAngle", (0x0018, 0x1314), "Flip Angle", Nature.NUMBER, "deg", absolute_tolerance=0.5
-    ),
-    AcquisitionParameter(
-        "FieldOfView", (0x0028, 0x0030), "Field of View", Nature.NUMBER, "mm", absolute_tolerance=1.0
-    ),
+    AcquisitionParameter("FlipAngle", (0x0018, 0x1314), "Flip Angle", Nature.NUMBER, "deg", absolute_tolerance=0.5),
+    AcquisitionParameter("FieldOfView", (0x0028, 0x0030), "Field of View", Nature.NUMBER, "mm", absolute_tolerance=1.0),
     AcquisitionParameter(
         "EchoTime",
         (0x0018, 0x0081),
