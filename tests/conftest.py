@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,18 @@ from iap_node.database.engine import Database, migrate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MR_REAL = REPOSITORY.parent / "shared" / "data" / "mr-real"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under IAP_NODE_TEST_EVERYTHING (CI) a skipped test has failed, unless it needs a CUDA device."""
+    report = yield
+    everything = bool(os.environ.get("IAP_NODE_TEST_EVERYTHING"))
+    if everything and report.skipped and not hasattr(report, "wasxfail") and not item.get_closest_marker("cuda"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped, although everything must run here: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")
