@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import text
 
 from iap_node.database.archive import complete_series, record_instance
 from iap_node.database.engine import Database
@@ -69,6 +70,33 @@ def complete(database: Database) -> Callable[..., list[str]]:
             return complete_series(session, [f"1.2.826.8.{series}"], now)
 
     return now_complete
+
+
+@pytest.fixture
+def process(database: Database) -> Iterator[Callable[[], Database]]:
+    """Opens the database once more, as another process does: nothing but the database itself is shared."""
+    opened: list[Database] = []
+
+    def open_again() -> Database:
+        opened.append(Database(database.engine.url.render_as_string(hide_password=False)))
+        return opened[-1]
+
+    yield open_again
+    for one in opened:
+        one.dispose()
+
+
+@pytest.fixture
+def wait_until_blocked(database: Database) -> Callable[[], None]:
+    """Returns when a transaction on PostgreSQL waits for a row; on SQLite at once: there it waits to begin."""
+
+    def wait() -> None:
+        blocked = database.is_sqlite
+        while not blocked:  # pytest's timeout ends it
+            with database.reading() as session:
+                blocked = bool(session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+    return wait
 
 
 @pytest.fixture

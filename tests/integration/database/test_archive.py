@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -242,78 +243,90 @@ def test_what_could_not_be_filed_is_listed_newest_first(database: Database) -> N
 
 
 def test_associations_file_one_series_at_once(
-    database: Database, received: Callable[..., ReceivedInstance], in_threads: InThreads
+    database: Database,
+    process: Callable[[], Database],
+    received: Callable[..., ReceivedInstance],
+    in_threads: InThreads,
 ) -> None:
     outcomes: list[StoreOutcome] = []
+    processes = [database, database, process(), process()]  # two threads in one process, and two alone
 
     def associate(number: int) -> None:
         for instance in range(10):
-            with database.transaction() as session:
+            with processes[number].transaction() as session:
                 one = received(instance=number * 100 + instance)
                 outcomes.append(record_instance(session, one, "c0ffee"))
 
-    in_threads(6, associate)
-    assert outcomes == [StoreOutcome.STORED] * 60
-    assert [count(database, table) for table in (PatientRow, StudyRow, SeriesRow, InstanceRow)] == [
-        1,
-        1,
-        1,
-        60,
-    ]
+    in_threads(4, associate)
+    assert outcomes == [StoreOutcome.STORED] * 40
+    assert [count(database, table) for table in (PatientRow, StudyRow, SeriesRow, InstanceRow)] == [1, 1, 1, 40]
     assert the_series(database).revision == 1
 
 
 def test_associations_that_send_the_same_instances_store_each_once(
-    database: Database, received: Callable[..., ReceivedInstance], in_threads: InThreads
+    database: Database,
+    process: Callable[[], Database],
+    received: Callable[..., ReceivedInstance],
+    in_threads: InThreads,
 ) -> None:
     outcomes: list[StoreOutcome] = []
+    processes = [database, database, process(), process()]
 
     def associate(number: int) -> None:
         for instance in range(8):
-            with database.transaction() as session:
-                # half of them claim another series: the same UID and bytes meet under two series
-                one = received(series=number % 2, instance=instance)
-                outcomes.append(record_instance(session, one, "c0ffee"))
+            with processes[number].transaction() as session:
+                outcomes.append(record_instance(session, received(instance=instance), "c0ffee"))
 
     in_threads(4, associate)
     assert outcomes.count(StoreOutcome.STORED) == 8
     assert outcomes.count(StoreOutcome.DUPLICATE) == 24
     assert count(database, InstanceRow) == 8
-    with database.reading() as session:
-        empty = select(SeriesRow).where(
-            ~select(InstanceRow).where(InstanceRow.series_id == SeriesRow.id).exists()
-        )
-        assert session.scalars(empty).all() == []
 
 
-def test_instances_that_meet_completion_are_never_left_without_a_job(
-    database: Database, received: Callable[..., ReceivedInstance], in_threads: InThreads
+def test_an_instance_that_meets_completion_opens_a_new_revision(
+    database: Database,
+    process: Callable[[], Database],
+    received: Callable[..., ReceivedInstance],
+    store: Store,
+    wait_until_blocked: Callable[[], None],
 ) -> None:
-    def work(number: int) -> None:
-        for step in range(12):
-            with database.transaction() as session:
-                if number == 0:
-                    archive.complete_series(session, ["1.2.826.8.1"], NOON)
-                elif number == 1:
-                    archive.complete_quiet_series(session, NOON + timedelta(hours=1), 60)
-                else:
-                    record_instance(session, received(instance=number * 100 + step), "c0ffee")
+    store(instance=1)
 
-    in_threads(4, work)
-    with database.transaction() as session:
-        archive.complete_series(session, ["1.2.826.8.1"], NOON)
-    series = the_series(database)
-    with database.reading() as session:
-        newest = session.scalar(select(func.max(InstanceRow.revision)))
-        ready = session.scalars(select(JobRow.revision).where(JobRow.state == JobState.READY)).all()
-    assert series.revision == newest
-    assert ready == [series.revision]
-    assert count(database, ConflictRow) == 0
+    def file_another() -> StoreOutcome:
+        with process().transaction() as session:
+            return record_instance(session, received(instance=2), "c0ffee")
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as session:
+            assert archive.complete_series(session, ["1.2.826.8.1"], NOON) == ["1.2.826.8.1"]
+            outcome = pool.submit(file_another)
+            wait_until_blocked()
+        assert outcome.result() is StoreOutcome.STORED
+    assert (the_series(database).revision, the_series(database).state) == (2, SeriesState.RECEIVING)
+    assert infer_states(database) == [(1, JobState.SUPERSEDED)]
 
 
-def test_two_instances_never_share_a_file(
-    database: Database, received: Callable[..., ReceivedInstance]
+def test_an_instance_that_another_association_files_under_another_series_leaves_no_empty_series(
+    database: Database,
+    process: Callable[[], Database],
+    received: Callable[..., ReceivedInstance],
+    wait_until_blocked: Callable[[], None],
 ) -> None:
+    def file_elsewhere() -> StoreOutcome:
+        with process().transaction() as session:
+            return record_instance(session, received(series=2, content="b"), "c0ffee")
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as session:
+            assert record_instance(session, received(series=1), "c0ffee") is StoreOutcome.STORED
+            outcome = pool.submit(file_elsewhere)
+            wait_until_blocked()
+        assert outcome.result() is StoreOutcome.CONFLICT
+    assert the_series(database).series_instance_uid == "1.2.826.8.1"
+    assert count(database, ConflictRow) == 1
+
+
+def test_two_instances_never_share_a_file(database: Database, received: Callable[..., ReceivedInstance]) -> None:
     first, second = received(instance=1), received(instance=2)
     with database.transaction() as session:
         record_instance(session, first, "c0ffee")

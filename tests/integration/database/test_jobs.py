@@ -126,9 +126,7 @@ def test_the_oldest_job_comes_first_and_expired_leases_before_it(
 
 
 @pytest.mark.usefixtures("one_job")
-def test_retries_back_off_and_end_as_a_dead_letter(
-    database: Database, claim: Callable[..., Job | None]
-) -> None:
+def test_retries_back_off_and_end_as_a_dead_letter(database: Database, claim: Callable[..., Job | None]) -> None:
     now = NOON
     for wait_s in (10, 20):
         job = claim(now)
@@ -176,9 +174,7 @@ def test_back_off_is_spread_and_never_longer_than_its_limit(
 
 
 @pytest.mark.usefixtures("one_job")
-def test_a_permanent_error_is_a_dead_letter_at_once(
-    database: Database, claim: Callable[..., Job | None]
-) -> None:
+def test_a_permanent_error_is_a_dead_letter_at_once(database: Database, claim: Callable[..., Job | None]) -> None:
     job = claim()
     assert job is not None
     with database.transaction() as session:
@@ -189,9 +185,7 @@ def test_a_permanent_error_is_a_dead_letter_at_once(
 
 
 @pytest.mark.usefixtures("one_job")
-def test_a_job_whose_workers_all_die_is_a_dead_letter(
-    database: Database, claim: Callable[..., Job | None]
-) -> None:
+def test_a_job_whose_workers_all_die_is_a_dead_letter(database: Database, claim: Callable[..., Job | None]) -> None:
     for attempt in range(3):
         assert claim(seconds(61 * attempt)) is not None
     assert claim(seconds(61 * 2 + 59)) is None
@@ -252,11 +246,13 @@ def test_a_late_instance_takes_the_place_of_a_dead_letter(
 
 def test_no_two_workers_get_the_same_job(
     database: Database,
+    process: Callable[[], Database],
     store: Store,
     complete: Complete,
     in_threads: Callable[[int, Callable[[int], None]], None],
 ) -> None:
     n_jobs = 40
+    processes = [database] * 4 + [process() for _ in range(4)]
     for number in range(n_jobs):
         store(series=number, instance=number)
         complete(number)
@@ -264,7 +260,7 @@ def test_no_two_workers_get_the_same_job(
 
     def work(number: int) -> None:
         while True:
-            with database.transaction() as session:
+            with processes[number].transaction() as session:
                 job = jobs.claim(session, JobKind.INFER, f"thread:{number}", 60, NOON)
             if job is None:
                 return
