@@ -2,9 +2,8 @@
 
 Called by part10, header, mosaic and pixels. pydicom decodes what is found; the walk itself is ours because it
 stands in the path of every C-STORE and meets hostile bytes: pydicom's `specific_tags` parses every
-undefined-length sequence recursively and takes 0.4 to 1.3 ms for a header; this walk steps over them with
-an explicit stack, in a tenth of that, and never reads a value that nobody asked for. Source: PS3.5 section 7
-(data set) and 6.2.2 (UN).
+undefined-length sequence recursively; this walk steps over them with an explicit stack and never reads a value
+that nobody asked for (docs/decisions/0005). Source: PS3.5 section 7 (data set) and 6.2.2 (UN).
 """
 
 from __future__ import annotations
