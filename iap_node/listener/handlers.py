@@ -93,9 +93,7 @@ class Handlers:
             address=address,
         )
         if refusal is None:
-            assoc.acceptor.supported_contexts = supported_contexts(
-                request.presentation_context_definition_list
-            )
+            assoc.acceptor.supported_contexts = supported_contexts(request.presentation_context_definition_list)
             return
         log.warning(
             "association rejected", calling_ae_title=request.calling_ae_title.strip(), source_address=address,
@@ -180,9 +178,7 @@ class Handlers:
         """Answer a store (PS3.4 Annex B): Success only for what is durable."""
         assoc: Association = event.assoc
         request = cast(C_STORE, event.request)
-        logged = log.bind(
-            sop_instance_uid=str(request.AffectedSOPInstanceUID), calling_ae_title=_peer(assoc)[0]
-        )
+        logged = log.bind(sop_instance_uid=str(request.AffectedSOPInstanceUID), calling_ae_title=_peer(assoc)[0])
         try:
             filed = self._file(assoc, request, event.context)
         except InstanceMismatch:

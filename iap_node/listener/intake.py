@@ -9,6 +9,7 @@ without a row is left, which was never acknowledged; `iap_node.listener.recovery
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,20 +172,19 @@ class Intake:
 
     def _record(self, received: ReceivedInstance, *, keep_file: bool = False) -> FiledInstance:
         """Commit the row of a file in the spool, or remove the file."""
-        try:
-            outcome, path_of_row = self._commit(received)
-        except _CommitUnknown as error:
-            # Removing the file now could leave a row without one, and the sender's next try would pass as a
-            # duplicate of nothing. Without a row it is found at the next start.
-            log.error(
-                "file kept, its row may or may not be there",
-                sop_instance_uid=received.header.sop_instance_uid,
-            )
-            raise RetriableError(str(error)) from error
-        except BaseException:
+        with contextlib.ExitStack() as undo:
             if not keep_file:
-                self._discard(received)
-            raise
+                undo.callback(self._discard, received)
+            try:
+                outcome, path_of_row = self._commit(received)
+            except _CommitUnknown as error:
+                # Removing the file now could leave a row without one, and the sender's next try would pass as
+                # a duplicate of nothing. Without a row it is found at the next start.
+                undo.pop_all()
+                uid = received.header.sop_instance_uid
+                log.error("file kept, its row may or may not be there", sop_instance_uid=uid, error=str(error))
+                raise
+            undo.pop_all()
         if path_of_row != received.spool_path:
             self._leave_to(path_of_row, received)
         return FiledInstance(
@@ -204,13 +204,9 @@ class Intake:
                 outcome = record_instance(session, received, hashed)
                 path_of_row = path_of_reception(session, received.header.sop_instance_uid, received.sha256)
                 if path_of_row is None:
-                    raise PermanentError(
-                        f"{received.header.sop_instance_uid} was recorded, but no row names it"
-                    )
+                    raise PermanentError(f"{received.header.sop_instance_uid} was recorded, but no row names it")
         except RetriableError as error:
-            if path_of_row is None or not self._was_committed(
-                received, error
-            ):  # None: COMMIT was not reached
+            if path_of_row is None or not self._was_committed(received, error):  # None: COMMIT was not reached
                 raise
         return outcome, path_of_row
 
@@ -235,9 +231,7 @@ class Intake:
     def _discard(self, received: ReceivedInstance) -> None:
         try:
             self._spool.remove(received.spool_path)
-        except (
-            RetriableError
-        ) as error:  # the reason for discarding it matters more; the next start finds the file
+        except RetriableError as error:  # the reason for discarding it matters more; the next start finds the file
             log.error("file not removed", sop_instance_uid=received.header.sop_instance_uid, error=str(error))
 
     def _put_aside(
@@ -251,9 +245,7 @@ class Intake:
     ) -> None:
         """Keep bytes that cannot be filed, with the reason, for a person to look at."""
         sop_class_uid, sop_instance_uid, transfer_syntax_uid = uids
-        preamble = (
-            file_preamble(*uids, source_ae_title=calling_ae_title) if all(map(is_safe_uid, uids)) else b""
-        )
+        preamble = file_preamble(*uids, source_ae_title=calling_ae_title) if all(map(is_safe_uid, uids)) else b""
         facts = {
             "reason": reason,
             "sop_class_uid": sop_class_uid,
@@ -262,9 +254,7 @@ class Intake:
             "calling_ae_title": calling_ae_title,
             "source_address": source_address,
             "received_at": received_at.isoformat(),
-            "part_10": "yes"
-            if preamble
-            else "no: a UID of the request is none; the bytes are the bare data set",
+            "part_10": "yes" if preamble else "no: a UID of the request is none; the bytes are the bare data set",
         }
         spool_path, new = self._quarantine.put((preamble, dataset), facts, received_at)
         log.warning(
@@ -282,21 +272,18 @@ class Intake:
             size_bytes=len(preamble) + len(dataset),
             received_at=received_at,
         )
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._quarantine.remove, spool_path)
             with self._database.transaction() as session:
                 record_quarantine(session, quarantined)
-        except BaseException:
-            self._quarantine.remove(spool_path)
-            raise
+            undo.pop_all()
 
 
 class _CommitUnknown(RetriableError):
     """The connection was lost during COMMIT, and the database cannot be asked."""
 
 
-def _identify(
-    dataset: bytes, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
-) -> InstanceHeader:
+def _identify(dataset: bytes, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> InstanceHeader:
     header = scan_instance_header(dataset, transfer_syntax_uid)
     for name, said, found in (
         ("SOP Instance UID", sop_instance_uid, header.sop_instance_uid),

@@ -49,9 +49,7 @@ def load_or_create_patient_key(path: Path) -> bytes:
         mode = path.stat().st_mode & 0o777
         key = path.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"cannot use the patient key {path}: {error.strerror}; check who owns its folder"
-        ) from error
+        raise ConfigError(f"cannot use the patient key {path}: {error.strerror}; check who owns its folder") from error
     if mode & 0o077:
         raise ConfigError(f"others can read the patient key {path}: chmod 600 {path}")
     if len(key) < KEY_BYTES:

@@ -44,9 +44,7 @@ class Recovered:
     unreadable: int  # instance files without a row that cannot be filed; left where they are
 
 
-def recover(
-    spool: Spool, database: Database, intake: Intake, *, settled_after_s: float = SETTLED_AFTER_S
-) -> Recovered:
+def recover(spool: Spool, database: Database, intake: Intake, *, settled_after_s: float = SETTLED_AFTER_S) -> Recovered:
     """Remove torn files, file instances that have no row.
 
     Only series whose directory changed since the last recovery (less `settled_after_s`) are looked at, so

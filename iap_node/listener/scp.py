@@ -91,9 +91,7 @@ class StoreScp:
         config = self._config
         tls = server_tls_context(config.tls) if config.tls.enabled else None
         ae = AE(ae_title=config.ae_title)
-        ae.add_supported_context(
-            VERIFICATION
-        )  # storage contexts follow what each sender proposes: `on_requested`
+        ae.add_supported_context(VERIFICATION)  # storage contexts follow what each sender proposes: `on_requested`
         ae.maximum_associations = config.max_associations
         ae.maximum_pdu_size = config.max_pdu_bytes
         ae.acse_timeout = config.association_timeout_s

@@ -53,7 +53,8 @@ def write_durably(path: Path, parts: Iterable[bytes | memoryview], *, temporary_
     """
     temporary = temporary_in / f"{secrets.token_hex(16)}{TEMPORARY_SUFFIX}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(temporary.unlink, missing_ok=True)
         size = 0
         try:
             for part in parts:
@@ -62,14 +63,9 @@ def write_durably(path: Path, parts: Iterable[bytes | memoryview], *, temporary_
         finally:
             os.close(handle)
         temporary.rename(path)
-        try:
-            sync_directory(path.parent)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        undo.callback(path.unlink, missing_ok=True)
+        sync_directory(path.parent)
+        undo.pop_all()
     return size
 
 
@@ -112,7 +108,5 @@ def disk_errors_are_retriable(root: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RetriableError(f"the spool's disk is full: make room below {root}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise RetriableError(
-                f"the spool cannot be written ({error.strerror}): check who owns {root}"
-            ) from error
+            raise RetriableError(f"the spool cannot be written ({error.strerror}): check who owns {root}") from error
         raise RetriableError(f"the spool's disk fails ({error}): check the disk below {root}") from error

@@ -8,6 +8,7 @@ the rows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -65,12 +66,11 @@ class Quarantine:
         with disk_errors_are_retriable(self._spool.root):
             make_directory(path.parent, below=self._spool.root)
             make_directory(incoming, below=self._spool.root)
-            write_durably(path, parts, temporary_in=incoming)
-            try:
+            with contextlib.ExitStack() as undo:
+                write_durably(path, parts, temporary_in=incoming)
+                undo.callback(path.unlink, missing_ok=True)
                 write_durably(sidecar, [text], temporary_in=incoming)
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
+                undo.pop_all()
         return spool_path, True
 
     def remove(self, spool_path: str) -> None:
