@@ -276,8 +276,7 @@ def _planes(ds: Dataset, frames: int) -> tuple[_Plane, ...]:
         return (_plane([ds]),) * frames
     everywhere = _plane([*shared, ds])
     return tuple(
-        _plane([per_frame[frame], *shared, ds]) if frame < len(per_frame) else everywhere
-        for frame in range(frames)
+        _plane([per_frame[frame], *shared, ds]) if frame < len(per_frame) else everywhere for frame in range(frames)
     )
 
 

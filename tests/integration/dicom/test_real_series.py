@@ -67,8 +67,7 @@ def files(mr_real: Path, manifest: dict[str, dict[str, str]]) -> dict[str, list[
 @pytest.fixture(scope="module")
 def headers(files: dict[str, list[Path]]) -> dict[str, SeriesHeader]:
     return {
-        folder: read_series_header([read_header_dataset(path) for path in paths])
-        for folder, paths in files.items()
+        folder: read_series_header([read_header_dataset(path) for path in paths]) for folder, paths in files.items()
     }
 
 
@@ -164,9 +163,7 @@ def test_dcmtk_accepts_the_files_we_write(
             check=True,
         )
         assert "IAP_NODE_01" in meta.stdout
-        assert (
-            "0002," not in meta.stderr
-        )  # a real file of this series has pixels of odd length: its own affair
+        assert "0002," not in meta.stderr  # a real file of this series has pixels of odd length: its own affair
 
 
 def test_header_values_are_those_of_the_manifest(
@@ -223,9 +220,7 @@ def test_every_slice_of_every_image_series_is_read(
             continue
         frames = int(row["n_frames"])
         assert pixels[folder].problems == (), folder
-        assert len(pixels[folder].slices) == pixels[folder].n_available == MOSAIC_TILES.get(folder, frames), (
-            folder
-        )
+        assert len(pixels[folder].slices) == pixels[folder].n_available == MOSAIC_TILES.get(folder, frames), folder
         assert len({one.shape for one in pixels[folder].slices}) == 1
 
 
@@ -271,9 +266,7 @@ def test_mosaic_tiles_hold_the_sheet_and_no_empty_tile(
 ) -> None:
     for folder in MOSAIC_TILES:
         sheets = [pydicom.dcmread(path).pixel_array.astype(np.float64).sum() for path in files[folder]]
-        assert sum(float(one.sum(dtype=np.float64)) for one in pixels[folder].slices) == pytest.approx(
-            sum(sheets)
-        )
+        assert sum(float(one.sum(dtype=np.float64)) for one in pixels[folder].slices) == pytest.approx(sum(sheets))
         assert all(one.any() for one in pixels[folder].slices), folder
 
 

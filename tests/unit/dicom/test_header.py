@@ -60,9 +60,7 @@ def test_an_empty_series_has_a_value_for_every_parameter() -> None:
 
 
 @pytest.mark.parametrize("text", ["1,5 ", "nan ", "inf ", "1.5T", "*** "])
-def test_what_is_no_number_keeps_its_text_and_is_never_a_number(
-    make_mr: Make, encode: Encode, text: str
-) -> None:
+def test_what_is_no_number_keeps_its_text_and_is_never_a_number(make_mr: Make, encode: Encode, text: str) -> None:
     data = encode(make_mr(SliceThickness="1.25")).replace(b"1.25", text.encode())
     value = read_series_header([read_dataset(BytesIO(data), False, True)]).value("SliceThickness")
     assert value.raw == text.strip()
@@ -98,9 +96,7 @@ def test_many_different_values_are_not_all_shown(make_mr: Make) -> None:
 
 
 def test_spelling_and_rounding_do_not_make_a_value_vary(make_mr: Make) -> None:
-    header = read_series_header(
-        [make_mr(EchoTime="2.50"), make_mr(EchoTime="2.5001", Manufacturer="Siemens")]
-    )
+    header = read_series_header([make_mr(EchoTime="2.50"), make_mr(EchoTime="2.5001", Manufacturer="Siemens")])
     assert header.value("EchoTime").canonical == 2.5
     assert header.value("Manufacturer").canonical == "SIEMENS"
 
@@ -176,9 +172,7 @@ def enhanced(make_mr: Make) -> Dataset:
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", ImplicitVRLittleEndian, ExplicitVRBigEndian])
-def test_enhanced_image_states_its_values_in_functional_groups(
-    enhanced: Dataset, write_mr: Write, syntax: str
-) -> None:
+def test_enhanced_image_states_its_values_in_functional_groups(enhanced: Dataset, write_mr: Write, syntax: str) -> None:
     header = read_series_header([read_header_dataset(write_mr(enhanced, syntax))])
     expected = {
         "RepetitionTime": 600.0, "FlipAngle": 90.0, "AcquisitionMatrix": "80x70", "SliceThickness": 3.4,

@@ -42,9 +42,7 @@ def test_decimal_strings_are_numbers(raw: str, number: float) -> None:
     assert canonical_number(raw) == number
 
 
-@pytest.mark.parametrize(
-    "raw", ["", "1,5", "nan", "inf", "-inf", "1.5 T", "3\\3", "0x10", "1_0", "٣", "1e999", "--1"]
-)
+@pytest.mark.parametrize("raw", ["", "1,5", "nan", "inf", "-inf", "1.5 T", "3\\3", "0x10", "1_0", "٣", "1e999", "--1"])
 def test_other_text_is_no_number(raw: str) -> None:
     assert canonical_number(raw) is None
 

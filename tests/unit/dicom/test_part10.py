@@ -75,9 +75,7 @@ def test_reading_stops_before_the_pixels(make_mr: Make, encode: Encode) -> None:
         ("SeriesInstanceUID", r"Series Instance UID \(0020,000E\) of instance 1.2.3.4 is absent"),
     ],
 )
-def test_missing_identity_is_refused_with_its_remedy(
-    make_mr: Make, encode: Encode, keyword: str, text: str
-) -> None:
+def test_missing_identity_is_refused_with_its_remedy(make_mr: Make, encode: Encode, keyword: str, text: str) -> None:
     with pytest.raises(UnreadableInstance, match=text + ".*correct it at the sender"):
         scan_instance_header(encode(make_mr(**{keyword: None})), ExplicitVRLittleEndian)
 
@@ -144,9 +142,7 @@ def test_group_lengths_and_text_in_numbers_are_stepped_over(make_mr: Make, encod
     ds = make_mr()
     ds.add_new(0x00430010, "LO", "GEMS_PARM_01")
     data = struct.pack("<HH2sHI", 8, 0, b"UL", 4, 400) + encode(ds)
-    data = data.replace(
-        b"GEMS_PARM_01", b"GEMS_PARM_01" + struct.pack("<HH2sH", 0x43, 0x1080, b"DS", 4) + b"8HRB"
-    )
+    data = data.replace(b"GEMS_PARM_01", b"GEMS_PARM_01" + struct.pack("<HH2sH", 0x43, 0x1080, b"DS", 4) + b"8HRB")
     assert scan_instance_header(data, ExplicitVRLittleEndian).columns == 3
 
 
@@ -174,9 +170,7 @@ def test_nested_sequences_are_stepped_over(make_mr: Make, encode: Encode, syntax
 
 def test_private_sequence_of_unknown_vr_is_implicit_inside(make_mr: Make, encode: Encode) -> None:
     unknown = struct.pack("<HH2sHI", 0x0009, 0x1001, b"UN", 0, 0xFFFFFFFF)
-    unknown += (
-        struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + struct.pack("<HHI", 0x0008, 0x0100, 4) + b"ABCD"
-    )
+    unknown += struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + struct.pack("<HHI", 0x0008, 0x0100, 4) + b"ABCD"
     unknown += struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
     data = insert_after_group_8(encode(make_mr()), unknown)
     assert scan_instance_header(data, ExplicitVRLittleEndian).columns == 3
@@ -195,9 +189,7 @@ def test_explicit_data_set_under_the_implicit_syntax_is_recognised(make_mr: Make
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damaged_bytes_are_refused_and_never_crash(
-    make_mr: Make, encode: Encode, data: st.DataObject
-) -> None:
+def test_damaged_bytes_are_refused_and_never_crash(make_mr: Make, encode: Encode, data: st.DataObject) -> None:
     syntax = data.draw(st.sampled_from(SYNTAXES))
     whole = bytearray(insert_after_group_8(encode(make_mr()), nested(3)) if syntax == SYNTAXES[0] else b"")
     whole = whole or bytearray(encode(make_mr(), syntax))
@@ -242,9 +234,7 @@ def test_file_preamble_refuses_what_is_no_uid_and_cleans_the_title() -> None:
 
 
 @pytest.mark.parametrize("syntax", [*SYNTAXES, DeflatedExplicitVRLittleEndian])
-def test_file_is_read_and_its_data_set_returned(
-    make_mr: Make, write_mr: Callable[..., Path], syntax: str
-) -> None:
+def test_file_is_read_and_its_data_set_returned(make_mr: Make, write_mr: Callable[..., Path], syntax: str) -> None:
     path = write_mr(make_mr(), syntax)
     header, dataset = read_instance(path)
     assert header == read_instance_header(path)
@@ -254,9 +244,7 @@ def test_file_is_read_and_its_data_set_returned(
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_data_set_without_file_meta_is_read(
-    make_mr: Make, encode: Encode, tmp_path: Path, syntax: str
-) -> None:
+def test_data_set_without_file_meta_is_read(make_mr: Make, encode: Encode, tmp_path: Path, syntax: str) -> None:
     path = tmp_path / "bare.dcm"
     path.write_bytes(encode(make_mr(), syntax))
     header, dataset = read_instance(path)
@@ -279,9 +267,7 @@ def test_wrong_group_length_of_file_meta_is_survived(make_mr: Make, encode: Enco
     assert read_instance_header(path).transfer_syntax_uid == ImplicitVRLittleEndian
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello", b"%PDF-1.7" + bytes(500), bytes(200), bytes(128) + b"DICM"]
-)
+@pytest.mark.parametrize("content", [b"", b"hello", b"%PDF-1.7" + bytes(500), bytes(200), bytes(128) + b"DICM"])
 def test_other_files_are_refused_without_naming_them(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "DOE^JANE.dcm"
     path.write_bytes(content)

@@ -36,9 +36,7 @@ Write = Callable[..., Path]
 Array = npt.NDArray[Any]
 
 ENCODERS: dict[str, Callable[[Array], bytes]] = {
-    JPEG2000Lossless: lambda a: bytes(
-        imagecodecs.jpeg2k_encode(a, level=0, codecformat="j2k", reversible=True)
-    ),
+    JPEG2000Lossless: lambda a: bytes(imagecodecs.jpeg2k_encode(a, level=0, codecformat="j2k", reversible=True)),
     JPEGLSLossless: lambda a: bytes(imagecodecs.jpegls_encode(a)),
     JPEGLosslessSV1: lambda a: bytes(imagecodecs.ljpeg_encode(a, bitspersample=a.dtype.itemsize * 8)),
 }
@@ -72,9 +70,7 @@ def values(pixels: SeriesPixels) -> list[float]:
 
 def test_slices_come_in_spatial_order_whatever_the_order_of_files(make_mr: Make, write_mr: Write) -> None:
     places = [5, 1, 4, 2, 3]
-    paths = [
-        write_mr(make_mr(flat(z), ImagePositionPatient=[0, 0, z], InstanceNumber=str(9 - z))) for z in places
-    ]
+    paths = [write_mr(make_mr(flat(z), ImagePositionPatient=[0, 0, z], InstanceNumber=str(9 - z))) for z in places]
     pixels = read(paths)
     assert values(pixels) == [1, 2, 3, 4, 5]
     assert pixels.n_available == 5
@@ -92,9 +88,7 @@ def test_order_follows_the_normal_of_an_oblique_stack(make_mr: Make, write_mr: W
 
 
 def test_without_positions_the_instance_number_orders_then_the_files(make_mr: Make, write_mr: Write) -> None:
-    paths = [
-        write_mr(make_mr(flat(n), ImagePositionPatient=None, InstanceNumber=str(n))) for n in (3, 10, 1, 2)
-    ]
+    paths = [write_mr(make_mr(flat(n), ImagePositionPatient=None, InstanceNumber=str(n))) for n in (3, 10, 1, 2)]
     assert values(read(paths)) == [1, 2, 3, 10]
     paths = [write_mr(make_mr(flat(n), ImagePositionPatient=None, InstanceNumber=None)) for n in (4, 2)]
     assert values(read(paths)) == [4, 2]
@@ -110,9 +104,7 @@ def test_chosen_slices_are_evenly_spaced(make_mr: Make, write_mr: Write) -> None
 def test_a_localiser_of_three_planes_keeps_its_stacks_together(make_mr: Make, write_mr: Write) -> None:
     planes = {10: [1, 0, 0, 0, 1, 0], 20: [0, 1, 0, 0, 0, -1], 30: [1, 0, 0, 0, 0, -1]}
     paths = [
-        write_mr(
-            make_mr(flat(base + i), ImagePositionPatient=[-i, i, i], ImageOrientationPatient=orientation)
-        )
+        write_mr(make_mr(flat(base + i), ImagePositionPatient=[-i, i, i], ImageOrientationPatient=orientation))
         for i in (1, 2)
         for base, orientation in planes.items()
     ]
@@ -168,9 +160,7 @@ def test_native_pixels_of_every_encoding(make_mr: Make, write_mr: Write, syntax:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint32, np.int32])
 def test_cells_of_8_and_32_bits(make_mr: Make, write_mr: Write, dtype: Any) -> None:
     pixels = np.array([[0, 1, 2], [100, 127, 7]]).astype(dtype) * (1 if np.dtype(dtype).kind == "u" else -1)
-    assert np.array_equal(
-        read([write_mr(make_mr(pixels.astype(dtype)))]).slices[0], pixels.astype(np.float32)
-    )
+    assert np.array_equal(read([write_mr(make_mr(pixels.astype(dtype)))]).slices[0], pixels.astype(np.float32))
 
 
 def test_bytes_of_big_endian_words_are_swapped_back_for_odd_frames(make_mr: Make, write_mr: Write) -> None:
@@ -200,9 +190,7 @@ def test_monochrome1_is_inverted_so_that_air_is_dark(make_mr: Make, write_mr: Wr
 def test_a_constant_rescale_is_left_out_and_a_varying_one_applied(make_mr: Make, write_mr: Write) -> None:
     def series(slopes: Sequence[str]) -> list[Path]:
         return [
-            write_mr(
-                make_mr(flat(10), ImagePositionPatient=[0, 0, z], RescaleSlope=slope, RescaleIntercept="-4")
-            )
+            write_mr(make_mr(flat(10), ImagePositionPatient=[0, 0, z], RescaleSlope=slope, RescaleIntercept="-4"))
             for z, slope in enumerate(slopes)
         ]
 
@@ -212,9 +200,7 @@ def test_a_constant_rescale_is_left_out_and_a_varying_one_applied(make_mr: Make,
 
 @pytest.mark.parametrize("syntax", [*ENCODERS, RLELossless])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_compressed_pixels_decode_to_what_was_encoded(
-    make_mr: Make, write_mr: Write, syntax: str, dtype: Any
-) -> None:
+def test_compressed_pixels_decode_to_what_was_encoded(make_mr: Make, write_mr: Write, syntax: str, dtype: Any) -> None:
     rng = np.random.default_rng(1)
     stack = rng.integers(0, np.iinfo(dtype).max, (3, 20, 16), endpoint=True).astype(dtype)
     ds = make_mr(stack)
@@ -264,9 +250,7 @@ def csa_header(count: int) -> bytes:
 
 
 @pytest.mark.parametrize("source", ["element", "implicit", "csa"])
-def test_siemens_mosaic_is_cut_and_its_empty_tiles_dropped(
-    make_mr: Make, write_mr: Write, source: str
-) -> None:
+def test_siemens_mosaic_is_cut_and_its_empty_tiles_dropped(make_mr: Make, write_mr: Write, source: str) -> None:
     ds = make_mr(sheet(3, 3, 7), ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])
     if source == "csa":
         ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa_header(7))
@@ -310,9 +294,7 @@ def test_mosaic_that_cannot_be_cut_is_a_problem_and_never_a_slice(make_mr: Make,
 
 
 def test_colour_float_and_empty_instances_are_problems_with_reasons(make_mr: Make, write_mr: Write) -> None:
-    colour = make_mr(
-        np.zeros((2, 9), np.uint8), Columns=3, SamplesPerPixel=3, PhotometricInterpretation="RGB"
-    )
+    colour = make_mr(np.zeros((2, 9), np.uint8), Columns=3, SamplesPerPixel=3, PhotometricInterpretation="RGB")
     palette = make_mr(PhotometricInterpretation="PALETTE COLOR")
     without = make_mr(PixelData=None)
     floats = make_mr(PixelData=None)
@@ -327,9 +309,7 @@ def test_colour_float_and_empty_instances_are_problems_with_reasons(make_mr: Mak
     assert "floating point" in reasons[3]
 
 
-def test_a_file_cut_off_in_its_pixels_is_a_problem_and_the_rest_goes_on(
-    make_mr: Make, write_mr: Write
-) -> None:
+def test_a_file_cut_off_in_its_pixels_is_a_problem_and_the_rest_goes_on(make_mr: Make, write_mr: Write) -> None:
     paths = [write_mr(make_mr(flat(z + 1), ImagePositionPatient=[0, 0, z])) for z in range(3)]
     paths[1].write_bytes(paths[1].read_bytes()[:-4])
     pixels = read(paths)
@@ -380,9 +360,7 @@ def test_limits_are_named_where_they_stop_an_instance(make_mr: Make, write_mr: W
 
 
 @pytest.mark.parametrize("syntax", list(ENCODERS))
-def test_a_codestream_of_another_size_is_refused_before_decoding(
-    make_mr: Make, write_mr: Write, syntax: str
-) -> None:
+def test_a_codestream_of_another_size_is_refused_before_decoding(make_mr: Make, write_mr: Write, syntax: str) -> None:
     ds = compress(make_mr(np.zeros((20, 16), np.uint16)), [ENCODERS[syntax](np.zeros((40, 16), np.uint16))])
     pixels = read([write_mr(ds, syntax)])
     assert pixels.slices == ()
@@ -430,12 +408,8 @@ def test_an_unknown_transfer_syntax_is_a_problem(make_mr: Make, write_mr: Write)
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damaged_files_are_problems_and_never_crash(
-    make_mr: Make, write_mr: Write, data: st.DataObject
-) -> None:
-    syntax = data.draw(
-        st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian, *ENCODERS, RLELossless])
-    )
+def test_damaged_files_are_problems_and_never_crash(make_mr: Make, write_mr: Write, data: st.DataObject) -> None:
+    syntax = data.draw(st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian, *ENCODERS, RLELossless]))
     plain = np.arange(320, dtype=np.uint16).reshape(20, 16)
     ds = make_mr(plain)
     if syntax == RLELossless:

@@ -10,9 +10,7 @@ from iap_node.dicom.status import StoreStatus, is_accepted, is_permanent
 from iap_node.records import InstanceHeader
 
 
-def header(
-    sop_class_uid: str, modality: str = "MR", rows: int | None = 256, image_type: str = ""
-) -> InstanceHeader:
+def header(sop_class_uid: str, modality: str = "MR", rows: int | None = 256, image_type: str = "") -> InstanceHeader:
     return InstanceHeader(
         sop_class_uid=sop_class_uid,
         sop_instance_uid="1.1",
@@ -61,9 +59,7 @@ def test_transfer_syntaxes_hold_the_retired_ones_and_none_without_pixels() -> No
     for uid in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.70"):
         assert uid in TRANSFER_SYNTAXES
     assert "1.2.840.10008.1.2.4.94" not in TRANSFER_SYNTAXES  # JPIP Referenced
-    assert not [
-        uid for uid in TRANSFER_SYNTAXES if uid.startswith(("1.2.840.10008.1.2.6", "1.2.840.10008.1.2.7"))
-    ]
+    assert not [uid for uid in TRANSFER_SYNTAXES if uid.startswith(("1.2.840.10008.1.2.6", "1.2.840.10008.1.2.7"))]
 
 
 @pytest.mark.parametrize("sop_class_uid", sorted(sop_classes.MR_IMAGE_SOP_CLASSES))
