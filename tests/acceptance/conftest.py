@@ -103,6 +103,12 @@ class RunningNode:
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(60)
 
+    def kill(self) -> None:
+        """SIGKILL to the supervisor alone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.stop()
