@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import safetensors
 import safetensors.numpy
@@ -27,7 +27,7 @@ from iap_node.inference.heads import Head
 from iap_node.inference.novelty import View
 from iap_node.inference.preprocess import Preprocessing
 
-FORMAT = "iap-model-package"
+FORMAT: Final = "iap-model-package"
 FORMAT_VERSION = 1
 MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"

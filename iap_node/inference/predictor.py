@@ -125,13 +125,14 @@ def judge(
         novelty_score=score,
         novelty_threshold=novelty.SCORE_THRESHOLD,
         n_slices=n_slices,
-        parameters=() if novel else _parameters(manifest, outputs, alpha),
+        parameters=() if novel else parameter_predictions(manifest, outputs, alpha),
     )
 
 
-def _parameters(
+def parameter_predictions(
     manifest: Manifest, outputs: NDArray[np.floating], alpha: float
 ) -> tuple[ParameterPrediction, ...]:
+    """The answers of all heads for one series, whether or not it is novel."""
     fitted = calibration.select(manifest.calibration, len(outputs))
     pooled = pooling.pool(outputs, manifest.parameters)
     return tuple(

@@ -1,0 +1,289 @@
+"""Fitting the network by a recipe: losses, schedule, averaged weights, checkpoints that a killed run resumes
+from.
+
+Order of the batches and jitter depend on (seed, epoch) and (seed, step) only, so that a resumed run ends with
+the weights of an uninterrupted one. Called by the command line and by `training.reference`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from iap_node.inference.heads import Head, n_outputs, output_slices
+from iap_node.inference.network import ResNet18
+from iap_node.inference.predictor import channels_last
+from iap_node.inference.preprocess import Preprocessing
+from iap_node.records import ParameterKind
+from training.dataset import SeriesSet
+from training.recipes import Recipe, encode_targets
+
+CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_STEPS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is: for progress bars and logs."""
+
+    step: int
+    n_steps: int
+    epoch: float
+    share: float  # of the run, 0..1
+    loss: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FittedNetwork:
+    """Weights of a finished run and what it took."""
+
+    weights: dict[str, NDArray[Any]]
+    steps: int
+    epochs: float
+    elapsed_s: float
+    device: str
+
+
+class HeadLosses(nn.Module):
+    """Losses of all heads in one number: weighed by learned log-variances, or summed."""
+
+    def __init__(self, heads: Sequence[Head], weighed: bool) -> None:
+        super().__init__()
+        self._heads = tuple(zip(heads, output_slices(heads), strict=True))
+        self._weighed = weighed
+        self.log_variances = nn.Parameter(torch.zeros(len(self._heads)), requires_grad=weighed)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of (n, n_outputs) against (n, n_heads); a target that is NaN counts for nothing."""
+        total = outputs.new_zeros(())
+        for column, (head, where) in enumerate(self._heads):
+            target = targets[:, column]
+            known = ~torch.isnan(target)
+            if not bool(known.any()):
+                continue
+            mine = outputs[known, where]
+            if head.kind is ParameterKind.CATEGORICAL:
+                loss = functional.cross_entropy(mine, target[known].long())
+            else:
+                loss = functional.mse_loss(mine[:, 0], target[known])
+            if self._weighed:
+                log_variance = self.log_variances[column]
+                loss = loss * torch.exp(-log_variance) + log_variance / 2
+            total = total + loss
+        return total
+
+
+def fit(
+    recipe: Recipe,
+    heads: Sequence[Head],
+    training: SeriesSet,
+    folder: Path,
+    *,
+    seed: int = 0,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    device: str = "cpu",
+    report: Callable[[Progress], None] = lambda progress: None,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
+) -> FittedNetwork:
+    """Train, or go on training, the network of a recipe.
+
+    Parameters
+    ----------
+    folder
+        Holds the checkpoint; a run that was killed goes on from it.
+    epochs
+        Instead of the recipe's.
+    minutes
+        Ends the run, schedule included, after this time if the epochs have not ended it before. The result
+        then depends on the machine; without it, on a CPU, on the seed alone.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint in `folder` belongs to another run.
+    """
+    torch.manual_seed(seed)
+    inputs = training.inputs.reshape(-1, *training.inputs.shape[2:])
+    n_slices = training.inputs.shape[1]
+    targets = torch.from_numpy(encode_targets(heads, training.labels)).repeat_interleave(n_slices, dim=0)
+    run = _Run(recipe, heads, seed, len(inputs), epochs or recipe.epochs, minutes, torch.device(device))
+    checkpoint = folder / CHECKPOINT
+    folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint.exists():
+        run.resume(torch.load(checkpoint, map_location=device, weights_only=True))
+    while not run.finished:
+        chosen = run.batch()
+        images = torch.from_numpy(inputs[chosen].astype(np.float32, copy=False))
+        loss = run.advance(images, targets[chosen])
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {run.step}; lower the recipe's learning rate")
+        if run.step % checkpoint_steps == 0 or run.finished:
+            partial = checkpoint.with_suffix(".partial")
+            torch.save(run.state(), partial)
+            partial.replace(checkpoint)
+        report(run.progress(loss))
+    return FittedNetwork(run.final_weights(), run.step, run.step / run.steps_per_epoch, run.elapsed_s, device)
+
+
+class _Run:
+    """Everything that changes while a network is fitted."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        heads: Sequence[Head],
+        seed: int,
+        n_images: int,
+        epochs: int,
+        minutes: float | None,
+        device: torch.device,
+    ) -> None:
+        self._recipe, self._seed, self._n_images, self._device = recipe, seed, n_images, device
+        self._batch_size = min(recipe.batch_size, n_images)
+        self.steps_per_epoch = max(1, n_images // self._batch_size)
+        self._n_steps = epochs * self.steps_per_epoch
+        self._budget_s = math.inf if minutes is None else minutes * 60
+        self._identity = f"{recipe} {tuple(heads)} seed={seed} images={n_images} epochs={epochs} minutes={minutes}"
+        self._network = ResNet18(len(recipe.preprocessing.channels), n_outputs(heads), recipe.width).to(device)
+        channels_last(self._network)
+        self._losses = HeadLosses(heads, recipe.loss == "uncertainty").to(device)
+        self._optimiser = _optimiser(recipe, self._network, self._losses)
+        self._average = {name: value.detach().clone() for name, value in self._network.state_dict().items()}
+        self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
+        self.step = 0
+        self._before_s, self._started = 0.0, time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time spent fitting, earlier starts included."""
+        return self._before_s + time.monotonic() - self._started
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, 0..1, by steps or by time, whichever is further."""
+        return min(1.0, max(self.step / self._n_steps, self.elapsed_s / self._budget_s))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.share >= 1.0
+
+    def batch(self) -> NDArray[np.intp]:
+        """Which images come next."""
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self._n_images))
+        return self._order[1][position * self._batch_size : (position + 1) * self._batch_size]
+
+    def advance(self, images: Tensor, targets: Tensor) -> float:
+        """One optimiser step; returns the loss."""
+        self._network.train()
+        rate = self._recipe.learning_rate * _rate_factor(self._recipe, self.share)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        images = _standardised(
+            _jittered(images, self._recipe, np.random.default_rng([self._seed, self.step, 1])),
+            self._recipe.preprocessing,
+        )
+        images = images.to(self._device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.bfloat16):
+            outputs, _ = self._network(images)
+        loss = self._losses(outputs.float(), targets.to(self._device))
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimiser.step()
+        self.step += 1
+        self._update_average()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self._recipe.average_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self._network.state_dict().items():
+            mine = self._average[name]
+            if value.is_floating_point() and self._recipe.average_decay > 0:
+                mine.lerp_(value, 1 - decay)
+            else:
+                mine.copy_(value)
+
+    def progress(self, loss: float) -> Progress:
+        """Where the run is."""
+        epoch = self.step / self.steps_per_epoch
+        return Progress(self.step, self._n_steps, epoch, self.share, loss, self.elapsed_s)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors and plain values."""
+        return {
+            "identity": self._identity,
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "network": self._network.state_dict(),
+            "losses": self._losses.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "average": self._average,
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if state["identity"] != self._identity:
+            raise ValueError("the checkpoint belongs to another run; name an empty folder, or remove the checkpoint")
+        self._network.load_state_dict(state["network"])
+        self._losses.load_state_dict(state["losses"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._average = {name: value.clone() for name, value in state["average"].items()}
+        self.step, self._before_s = int(state["step"]), float(state["elapsed_s"])
+
+    def final_weights(self) -> dict[str, NDArray[Any]]:
+        """The averaged weights as arrays, parameter names of torchvision."""
+        return {name: value.cpu().contiguous().numpy() for name, value in self._average.items()}
+
+
+def _optimiser(recipe: Recipe, network: nn.Module, losses: nn.Module) -> torch.optim.Optimizer:
+    """Weight decay on everything in Adam, as published; on matrices only in AdamW."""
+    if recipe.optimiser == "Adam":
+        return torch.optim.Adam(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1] + list(losses.parameters())
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        recipe.learning_rate,
+    )
+
+
+def _rate_factor(recipe: Recipe, share: float) -> float:
+    if recipe.schedule == "constant":
+        return 1.0
+    if share < recipe.warm_up:
+        return 0.05 + 0.95 * share / recipe.warm_up
+    return 0.5 * (1 + math.cos(math.pi * (share - recipe.warm_up) / (1 - recipe.warm_up)))
+
+
+def _jittered(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """Gain and exponent of the image channel: another brightest pixel or window. K-space stays as it is."""
+    if recipe.intensity_jitter <= 0 or "image" not in recipe.preprocessing.channels:
+        return images
+    channel = recipe.preprocessing.channels.index("image")
+    shape = (len(images), 1, 1)
+    gain = torch.from_numpy(rng.uniform(1 - recipe.intensity_jitter, 1.0, shape).astype(np.float32))
+    exponent = torch.from_numpy(np.exp(rng.uniform(-1, 1, shape) * recipe.intensity_jitter).astype(np.float32))
+    jittered = images.clone()
+    jittered[:, channel] = 255.0 * gain * (images[:, channel] / 255.0) ** exponent
+    return jittered
+
+
+def _standardised(images: Tensor, spec: Preprocessing) -> Tensor:
+    offset = torch.tensor(spec.offset).view(1, -1, 1, 1)
+    scale = torch.tensor(spec.scale).view(1, -1, 1, 1)
+    return (images - offset) / scale

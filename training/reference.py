@@ -1,0 +1,113 @@
+"""The shipped reference model, end to end: simulate, fit, calibrate, write the package, evaluate.
+
+Every stage leaves its result in the work folder and is skipped or resumed when run again. Called by
+`iap-train reference`; `package_from` also by `iap-train fit`.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from iap_node.inference.heads import Head, n_outputs
+from iap_node.inference.network import ResNet18
+from iap_node.inference.package import (
+    FORMAT,
+    FORMAT_VERSION,
+    FileReference,
+    Manifest,
+    ModelPackage,
+    Network,
+    NoveltyReference,
+    load_package,
+    write_package,
+)
+from training.calibrate import calibrate, fit_novelty, outputs_of
+from training.dataset import SeriesSet, describe, load
+from training.fit import FittedNetwork
+from training.recipes import Recipe
+
+TRAINED_ON_SIMULATED_IMAGES = "trained on simulated images"
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a package calls itself."""
+
+    name: str
+    version: str
+
+
+def package_from(
+    folder: Path,
+    naming: Naming,
+    recipe: Recipe,
+    heads: Sequence[Head],
+    fitted: FittedNetwork,
+    data: Path,
+    seed: int,
+) -> ModelPackage:
+    """Calibrate a fitted network on the held-out splits of its data set and write the package.
+
+    The weights are stored, and calibrated, in half precision: what is judged later is what was calibrated.
+    """
+    weights = half_precision(fitted.weights)
+    network = ResNet18(len(recipe.preprocessing.channels), n_outputs(heads), recipe.width)
+    network.load_state_dict({name: torch.from_numpy(array.astype(_full(array))) for name, array in weights.items()})
+    outputs = {}
+    for split in ("training", "temperature", "conformal"):
+        series: SeriesSet = load(data, split)
+        outputs[split] = outputs_of(network, recipe.preprocessing, series.inputs, series.labels)
+    manifest = Manifest(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        name=naming.name,
+        version=naming.version,
+        training_data=TRAINED_ON_SIMULATED_IMAGES,
+        network=Network("resnet18", len(recipe.preprocessing.channels), recipe.width),
+        preprocessing=recipe.preprocessing,
+        parameters=tuple(heads),
+        calibration=calibrate(heads, outputs["temperature"], outputs["conformal"], seed),
+        novelty=NoveltyReference(FileReference("", ""), {}),
+        weights=FileReference("", ""),
+        provenance=_provenance(recipe, fitted, data, seed),
+    )
+    views = fit_novelty(outputs["training"], [outputs["temperature"], outputs["conformal"]], seed)
+    write_package(folder, manifest, weights, views)
+    return load_package(folder)
+
+
+def half_precision(weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Matrices in half precision; biases, scales and running statistics as they are."""
+    return {name: array.astype(np.float16) if array.ndim > 1 else array for name, array in weights.items()}
+
+
+def _full(array: NDArray[Any]) -> Any:
+    return np.float32 if array.dtype == np.float16 else array.dtype
+
+
+def _provenance(recipe: Recipe, fitted: FittedNetwork, data: Path, seed: int) -> dict[str, Any]:
+    description = describe(data)
+    return {
+        "images": description["images"],
+        "data": {"seed": description["seed"], "splits": description["splits"]},
+        "recipe": {name: value for name, value in asdict(recipe).items() if name != "preprocessing"},
+        "seed": seed,
+        "steps": fitted.steps,
+        "epochs": round(fitted.epochs, 3),
+        "minutes": round(fitted.elapsed_s / 60, 1),
+        "device": fitted.device,
+        "paper": "arXiv 2303.04911",
+        "software": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("iap-node", "torch", "numpy", "scipy")},
+        },
+    }

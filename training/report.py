@@ -1,0 +1,115 @@
+"""An evaluation as people read it: Markdown tables that name command and data, and say "simulated".
+
+Called by the command line and by `training.reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from iap_node.dicom.parameters import BY_KEYWORD, Nature
+from training.evaluate import Evaluation
+
+_HEADING = """\
+# The reference model on simulated images
+
+Model `{model_id}`, **trained and evaluated on simulated images**: nothing here says how it does on real ones.
+Written by
+
+    {command}
+
+Data: {data}. {n_series} simulated series of {n_slices} evenly spaced slices, each of another simulated
+patient, none of them seen in training or calibration. Novel series are not left out of the first three
+tables; abstention is the last."""
+
+_CLASSES = """
+## Classes (simulated)
+
+Top-1 / top-2 accuracy. *Majority*: share of the commonest class. *Within tolerance*: a number counts as right
+where a physicist would say so (1.494 T for 1.5 T).
+
+| parameter | classes | majority | slice | series | series, within tolerance |
+|---|---|---|---|---|---|"""
+
+_NUMBERS = """
+## Numbers (simulated)
+
+| parameter | slice MAE | slice R2 | series MAE | series R2 |
+|---|---|---|---|---|"""
+
+_AUDIT = """
+## Header audit (simulated)
+
+Conformal sets per series. *Size*: mean number of classes, or mean width of the interval in the parameter's
+unit. *False*: true headers that the set contradicts. *Power*: wrong headers (the value of another series, different
+beyond tolerance) that it contradicts.
+
+| parameter | {columns} |
+|---|{rule}"""
+
+_ABSTENTION = """
+## Abstention
+
+| series | called novel |
+|---|---|"""
+
+
+def as_markdown(evaluation: Evaluation, command: str, data: str) -> str:
+    """The figures of one model as a Markdown page."""
+    heading = _HEADING.format(
+        model_id=evaluation.model_id,
+        command=command,
+        data=data,
+        n_series=evaluation.n_series,
+        n_slices=evaluation.n_slices_per_series,
+    )
+    lines = [heading, _CLASSES, *_class_rows(evaluation), _NUMBERS, *_number_rows(evaluation)]
+    alphas = [figures.alpha for figures in evaluation.heads[0].audit]
+    columns = " | ".join(f"{name} at {alpha:g}" for alpha in alphas for name in ("coverage", "size", "false", "power"))
+    lines += [_AUDIT.format(columns=columns, rule="---|" * 4 * len(alphas)), *_audit_rows(evaluation)]
+    lines += [_ABSTENTION, *_abstention_rows(evaluation)]
+    return "\n".join(lines) + "\n"
+
+
+def _class_rows(evaluation: Evaluation) -> Iterable[str]:
+    for head in evaluation.heads:
+        if not head.n_classes:
+            continue
+        parameter = BY_KEYWORD[head.keyword]
+        within = f"{head.series_top1_within_tolerance:.3f}" if parameter.nature is Nature.NUMBER else ""
+        slices = f"{head.slice_top1:.3f} / {head.slice_top2:.3f}"
+        series = f"{head.series_top1:.3f} / {head.series_top2:.3f}"
+        majority = f"{head.majority:.3f}"
+        yield f"| {parameter.title} | {head.n_classes} | {majority} | {slices} | {series} | {within} |"
+
+
+def _number_rows(evaluation: Evaluation) -> Iterable[str]:
+    for head in evaluation.heads:
+        if not head.n_classes:
+            parameter = BY_KEYWORD[head.keyword]
+            yield (
+                f"| {parameter.title} | {head.slice_mae:.3f} {parameter.unit} | {head.slice_r2:.3f} "
+                f"| {head.series_mae:.3f} {parameter.unit} | {head.series_r2:.3f} |"
+            )
+
+
+def _audit_rows(evaluation: Evaluation) -> Iterable[str]:
+    for head in evaluation.heads:
+        cells = [
+            cell
+            for figures in head.audit
+            for cell in (
+                f"{figures.coverage:.3f}",
+                f"{figures.set_size:.2f}",
+                f"{figures.false_contradictions:.3f}",
+                f"{figures.power:.3f}",
+            )
+        ]
+        yield f"| {BY_KEYWORD[head.keyword].title} | " + " | ".join(cells) + " |"
+
+
+def _abstention_rows(evaluation: Evaluation) -> Iterable[str]:
+    for count, share in evaluation.false_novel.items():
+        yield f"| unseen simulated breast, {count} slices (should not be novel) | {share:.1%} |"
+    for name, (flagged, n) in evaluation.novel.items():
+        yield f"| {name} (should be novel) | {flagged} of {n} |"
