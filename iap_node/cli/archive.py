@@ -170,10 +170,11 @@ def show(
             raise typer.Exit(Exit.NOT_FOUND) from error
         judgement = results.judgement(session, series.id)
         instances = archive.current_instances(session, series.id)
+        answers = results.instance_deliveries(session, series.id)
     if as_json:
-        print_json({"series": series, "judgement": judgement, "instances": instances})
+        print_json({"series": series, "judgement": judgement, "instances": instances, "answers": answers})
     else:
-        print_series(series, judgement, instances)
+        print_series(series, judgement, instances, answers)
 
 
 def findings(

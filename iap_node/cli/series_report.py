@@ -13,7 +13,7 @@ from iap_node.records import RouteDecision, Verdict
 
 if TYPE_CHECKING:
     from iap_node.database.archive import ArchivedInstance, SeriesSummary
-    from iap_node.database.results import Judgement
+    from iap_node.database.results import InstanceAnswer, Judgement
 
 VERDICT_STYLE = {
     Verdict.AGREES: "green",
@@ -23,7 +23,12 @@ VERDICT_STYLE = {
 }
 
 
-def print_series(series: SeriesSummary, judgement: Judgement | None, instances: Sequence[ArchivedInstance]) -> None:
+def print_series(
+    series: SeriesSummary,
+    judgement: Judgement | None,
+    instances: Sequence[ArchivedInstance],
+    answers: Sequence[InstanceAnswer],
+) -> None:
     """Everything that is known of a series, in the order in which it was found out."""
     out = console()
     out.print(Text(f"Series {series.series_instance_uid}", style="bold"))
@@ -61,7 +66,18 @@ def print_series(series: SeriesSummary, judgement: Judgement | None, instances: 
             out.print(Text(f"  {instance.sop_instance_uid} could not be used: {printable(reasons[instance.id])}"))
     print_route(judgement.decision)
     for delivery in series.deliveries:
-        out.print(Text(f"  {printable(delivery.destination)}: {delivery.state}"))
+        _print_delivery(delivery.destination, delivery.state, answers)
+
+
+def _print_delivery(destination: str, state: str, answers: Sequence[InstanceAnswer]) -> None:
+    out = console()
+    mine = [answer for answer in answers if answer.destination == destination]
+    accepted = sum(answer.accepted for answer in mine)
+    out.print(Text(f"  {printable(destination)}: {state}, {accepted} of {len(mine)} instances accepted"))
+    for answer in mine:
+        if not answer.accepted:
+            status = "no answer" if answer.status is None else f"status {answer.status:04X}H"
+            out.print(Text(f"    {answer.sop_instance_uid}: {status} {printable(answer.comment)}"))
 
 
 def _print_pixels(judgement: Judgement) -> None:

@@ -21,10 +21,10 @@ from iap_node.database.jobs import end_leased, fail, finish, lock_series, open_j
 from iap_node.database.payloads import from_payload, to_payload
 from iap_node.database.series import FINDING_VERDICTS
 from iap_node.database.tables import (
-    DeliveredInstanceRow,
     DeliveryRow,
     DeliveryState,
     HeaderComparisonRow,
+    InstanceDeliveryRow,
     InstanceProblemRow,
     InstanceRow,
     JudgementRow,
@@ -57,6 +57,18 @@ class OutstandingInstance:
     sop_instance_uid: str
     transfer_syntax_uid: str
     spool_path: str  # relative to the spool's root
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceAnswer:
+    """What a destination last answered for one instance."""
+
+    sop_instance_uid: str
+    destination: str
+    accepted: bool
+    status: int | None  # DIMSE status; None: no answer came
+    comment: str
+    answered_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +240,9 @@ def list_findings(
 def outstanding_instances(session: Session, job: Job) -> list[OutstandingInstance]:
     """The instances of the job's revision that its destination has not accepted yet, by Instance Number."""
     accepted = exists().where(
-        DeliveredInstanceRow.instance_id == InstanceRow.id,
-        DeliveredInstanceRow.destination == job.destination,
+        InstanceDeliveryRow.instance_id == InstanceRow.id,
+        InstanceDeliveryRow.destination == job.destination,
+        InstanceDeliveryRow.accepted,
     )
     query = (
         select(
@@ -266,20 +279,7 @@ def save_delivery(
         there.
     """
     lock_series(session, job.series_id)
-    accepted = [
-        {
-            "instance_id": result.instance_id,
-            "destination": job.destination,
-            "status": result.status,
-            "comment": result.comment,
-            "delivered_at": now,
-        }
-        for result in results
-        if result.accepted
-    ]
-    if accepted:
-        statement = insert_into(session, DeliveredInstanceRow).on_conflict_do_nothing()
-        session.execute(statement, accepted)
+    _record_answers(session, job.destination, results, now)
     left = {instance.instance_id: instance for instance in outstanding_instances(session, job)}
     if not left:
         end_leased(session, job, JobState.DONE, None, now)
@@ -293,6 +293,51 @@ def save_delivery(
         uid = left[first.instance_id].sop_instance_uid
         error += f"; first {uid}: {status}" + (f", {first.comment}" if first.comment else "")
     return fail(session, job, error, permanent, config, now, rng)
+
+
+def instance_deliveries(session: Session, series_id: int) -> list[InstanceAnswer]:
+    """What destinations last answered for the instances of a series, by destination and Instance Number."""
+    query = (
+        select(
+            InstanceRow.sop_instance_uid,
+            InstanceDeliveryRow.destination,
+            InstanceDeliveryRow.accepted,
+            InstanceDeliveryRow.status,
+            InstanceDeliveryRow.comment,
+            InstanceDeliveryRow.answered_at,
+        )
+        .join(InstanceRow, InstanceRow.id == InstanceDeliveryRow.instance_id)
+        .where(InstanceRow.series_id == series_id)
+        .order_by(InstanceDeliveryRow.destination, InstanceRow.instance_number.nulls_last(), InstanceRow.id)
+    )
+    return [InstanceAnswer(*row) for row in session.execute(query)]
+
+
+def _record_answers(
+    session: Session, destination: str, results: Sequence[InstanceDelivery], now: datetime
+) -> None:
+    """Keep the last answer for each instance; that it was accepted once is never overwritten."""
+    if not results:
+        return
+    statement = insert_into(session, InstanceDeliveryRow)
+    new = statement.excluded
+    newest = statement.on_conflict_do_update(
+        index_elements=("instance_id", "destination"),
+        set_={name: new[name] for name in ("accepted", "status", "comment", "answered_at")},
+        where=~InstanceDeliveryRow.accepted,
+    )
+    rows = [
+        {
+            "instance_id": result.instance_id,
+            "destination": destination,
+            "accepted": result.accepted,
+            "status": result.status,
+            "comment": result.comment,
+            "answered_at": now,
+        }
+        for result in results
+    ]
+    session.execute(newest, rows)
 
 
 def _insert_prediction(session: Session, job: Job, prediction: SeriesPrediction, now: datetime) -> int:

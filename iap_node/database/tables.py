@@ -292,13 +292,14 @@ class DeliveryRow(Table):
     updated_at: Mapped[datetime]
 
 
-class DeliveredInstanceRow(Table):
-    """An instance that a destination has accepted. It is not sent there again, whatever comes after."""
+class InstanceDeliveryRow(Table):
+    """What a destination last answered for an instance. One that it accepted is not sent there again."""
 
-    __tablename__ = "delivered_instance"
+    __tablename__ = "instance_delivery"
 
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
     destination: Mapped[str] = mapped_column(HeaderText, primary_key=True)
-    status: Mapped[int | None]  # DIMSE status: Success or a warning (PS3.4 Table B.2-1)
+    accepted: Mapped[bool]
+    status: Mapped[int | None]  # DIMSE status (PS3.4 Table B.2-1); None: no answer came
     comment: Mapped[str] = mapped_column(HeaderText)
-    delivered_at: Mapped[datetime]
+    answered_at: Mapped[datetime]

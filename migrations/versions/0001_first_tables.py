@@ -225,16 +225,17 @@ def upgrade() -> None:
         sa.UniqueConstraint("instance_id", "sha256", name=op.f("uq_conflict_instance_id_sha256")),
     )
     op.create_table(
-        "delivered_instance",
+        "instance_delivery",
         sa.Column("instance_id", IDENTIFIER, nullable=False),
         sa.Column("destination", sa.Text(), nullable=False),
+        sa.Column("accepted", sa.Boolean(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("comment", sa.Text(), nullable=False),
-        sa.Column("delivered_at", TIME, nullable=False),
+        sa.Column("answered_at", TIME, nullable=False),
         sa.ForeignKeyConstraint(
-            ["instance_id"], ["instance.id"], name=op.f("fk_delivered_instance_instance_id_instance")
+            ["instance_id"], ["instance.id"], name=op.f("fk_instance_delivery_instance_id_instance")
         ),
-        sa.PrimaryKeyConstraint("instance_id", "destination", name=op.f("pk_delivered_instance")),
+        sa.PrimaryKeyConstraint("instance_id", "destination", name=op.f("pk_instance_delivery")),
     )
     op.create_table(
         "judgement",
@@ -320,7 +321,7 @@ def downgrade() -> None:
         "instance_problem",
         "header_comparison",
         "judgement",
-        "delivered_instance",
+        "instance_delivery",
         "conflict",
         "prediction",
         "job",

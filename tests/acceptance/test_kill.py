@@ -19,7 +19,7 @@ from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
 from sqlalchemy import func, select
 
-from iap_node.database.tables import DeliveredInstanceRow, InstanceRow, JobRow, JudgementRow, PredictionRow
+from iap_node.database.tables import InstanceDeliveryRow, InstanceRow, JobRow, JudgementRow, PredictionRow
 from iap_node.listener.intake import Intake
 from iap_node.listener.patients import load_or_create_patient_key
 from iap_node.listener.recovery import recover
@@ -180,7 +180,7 @@ def test_workers_killed_in_mid_job_finish_every_series_once(
                 per_revision = select(row.series_id).group_by(row.series_id, row.revision)
                 assert session.scalars(per_revision.having(func.count() > 1)).all() == []
             instances = set(session.scalars(select(InstanceRow.sop_instance_uid)))
-            accepted = session.scalar(select(func.count()).select_from(DeliveredInstanceRow))
+            accepted = session.scalar(select(func.count()).where(InstanceDeliveryRow.accepted))
         assert set(received) == instances
         assert accepted == len(instances)
         database.dispose()

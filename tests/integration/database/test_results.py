@@ -12,9 +12,9 @@ from iap_node.config import JobsConfig
 from iap_node.database import archive, jobs, models, results, status
 from iap_node.database.engine import Database
 from iap_node.database.tables import (
-    DeliveredInstanceRow,
     DeliveryRow,
     DeliveryState,
+    InstanceDeliveryRow,
     JudgementRow,
     PredictionRow,
     SeriesRow,
@@ -350,6 +350,30 @@ def test_a_delivery_is_a_dead_letter_when_all_that_is_left_is_refused_for_good(
     assert deliver(database, other, no(first), no(second, permanent=True)) is JobState.READY
 
 
+def test_the_last_answer_for_every_instance_is_kept_and_an_acceptance_is_never_overwritten(
+    database: Database, store: Store, complete: Complete, infer: Callable[..., Job]
+) -> None:
+    store(instance=1)
+    store(instance=2)
+    complete()
+    job = infer()
+    judge(database, job, decision=to("PACS"))
+    delivery = claim_delivery(database)
+    first, second = left(database, delivery)
+
+    def answers() -> list[tuple[bool, int | None]]:
+        with database.reading() as session:
+            found = results.instance_deliveries(session, job.series_id)
+        return [(answer.accepted, answer.status) for answer in found]
+
+    assert deliver(database, delivery, yes(first), no(second)) is JobState.READY
+    refused = no(second)
+    assert answers() == [(True, yes(first).status), (False, refused.status)]
+    again = claim_delivery(database, NOON + timedelta(hours=1))
+    assert deliver(database, again, no(first), yes(second)) is JobState.DONE
+    assert answers() == [(True, yes(first).status), (True, yes(second).status)]
+
+
 def test_a_delivery_whose_lease_is_lost_keeps_nothing(
     database: Database, store: Store, complete: Complete, infer: Callable[..., Job]
 ) -> None:
@@ -363,7 +387,7 @@ def test_a_delivery_whose_lease_is_lost_keeps_nothing(
         with pytest.raises(LeaseLost):
             deliver(database, lost, answer)
     with database.reading() as session:
-        assert session.scalars(select(DeliveredInstanceRow)).all() == []
+        assert session.scalars(select(InstanceDeliveryRow)).all() == []
     assert deliver(database, held, yes(instance)) is JobState.DONE
 
 
@@ -382,7 +406,7 @@ def test_two_deliveries_of_one_instance_to_one_destination_count_once(
     assert deliver(database, later, yes(first), yes(second)) is JobState.DONE
     assert deliver(database, earlier, yes(first)) is JobState.DONE
     with database.reading() as session:
-        assert len(session.scalars(select(DeliveredInstanceRow)).all()) == 2
+        assert len(session.scalars(select(InstanceDeliveryRow)).all()) == 2
 
 
 def test_the_list_of_series_shows_what_was_judged_and_where_it_went(
