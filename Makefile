@@ -27,7 +27,7 @@ test: lint
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest tests/benchmarks -q -s
+	$(BIN)/python -m pytest tests/benchmarks -q -s -o python_files="bench_*.py"
 
 clean:
 	rm -rf build dist *.egg-info var
