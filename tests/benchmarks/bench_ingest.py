@@ -79,7 +79,7 @@ def test_ingest_beside_dcmtk_and_pynetdicom(tmp_path: Path, program: Callable[[s
             folder.mkdir()
             command = {
                 "dcmtk": [storescp, "--bit-preserving", "-od", str(folder), str(port)],
-                "pynetdicom": [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-od", str(folder), "-q"],
+                "pynetdicom": [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-q", "-od", str(folder)],
             }[receiver_name]
         with receiver(command, port):
             started = time.monotonic()
@@ -92,7 +92,7 @@ def test_ingest_beside_dcmtk_and_pynetdicom(tmp_path: Path, program: Callable[[s
             return time.monotonic() - started
 
     names = ("node", "dcmtk", "pynetdicom")
-    runs = {name: [] for name in names}  # type: dict[str, list[float]]
+    runs: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(ROUNDS):  # interleaved: the machine's speed drifts
         for name in names:
             runs[name].append(seconds(name, round_number))
@@ -100,7 +100,8 @@ def test_ingest_beside_dcmtk_and_pynetdicom(tmp_path: Path, program: Callable[[s
     instances = SERIES * SLICES_PER_SERIES
     print(f"\n{instances} simulated MR instances, {size / 1e6:.0f} MB, one association, medians of {ROUNDS} runs")
     for name in names:
-        print(f"{name:>11}: {instances / median[name]:7.0f} instances/s, {median['node'] / median[name]:.2f} x the node")
+        rate = instances / median[name]
+        print(f"{name:>11}: {rate:7.0f} instances/s, {median['node'] / median[name]:.2f} x the node")
     assert all(value > 0 for value in median.values())
 
 
