@@ -70,14 +70,14 @@ def status(
 ) -> None:
     """How the node is doing: series by state, the queue, what failed, what lies in the quarantine."""
     from iap_node.database.status import status_counts
+    from iap_node.listener.address import read_port
 
     config, database = open_node(config_path)
     with database.reading() as session:
         counts = status_counts(session)
     dead = sum(number for (_, state), number in counts.jobs.items() if state is JobState.DEAD)
     attention = dead + counts.n_quarantined + counts.n_conflicts
-    port_file = config.data_dir / "listener.port"
-    port = int(port_file.read_text(encoding="ascii")) if port_file.exists() else None
+    port = read_port(config.data_dir)
     if as_json:
         by_kind: dict[str, dict[str, int]] = {}
         for (kind, state), number in counts.jobs.items():

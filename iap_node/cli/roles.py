@@ -53,6 +53,7 @@ def listen(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Receive instances: C-STORE and C-ECHO SCP."""
     config, database, stop = _start_role("listen", config_path, supervised)
     from iap_node.database import archive
+    from iap_node.listener.address import noted_port
     from iap_node.listener.intake import Intake
     from iap_node.listener.patients import load_or_create_patient_key
     from iap_node.listener.recovery import recover
@@ -68,12 +69,10 @@ def listen(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     recover(spool, database, intake)
     scp = StoreScp(config.listener, intake, complete_at_release if config.series.complete_on_release else None)
     scp.start()
-    port_file = config.data_dir / "listener.port"
-    port_file.write_text(f"{scp.port}\n", encoding="ascii")  # for whoever configured port 0
     try:
-        stop.wait()
+        with noted_port(config.data_dir, scp.port):
+            stop.wait()
     finally:
-        port_file.unlink(missing_ok=True)
         scp.stop()
         database.dispose()
 

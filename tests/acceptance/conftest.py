@@ -17,6 +17,7 @@ import yaml
 
 from iap_node.config import NodeConfig, load_config
 from iap_node.database.engine import Database
+from iap_node.listener.address import read_port
 
 WAIT_S = 120.0  # a condition that has not come true by then never will
 
@@ -68,9 +69,7 @@ class RunningNode:
     def port_or_none(self) -> int | None:
         assert self._process is not None
         assert self._process.poll() is None, self.log_path.read_text()
-        path = self.config.data_dir / "listener.port"
-        text = path.read_text() if path.exists() else ""
-        return int(text) if text.strip() else None
+        return read_port(self.config.data_dir)
 
     @property
     def port(self) -> int:
@@ -93,8 +92,6 @@ class RunningNode:
     def kill_role(self, role: str) -> None:
         """SIGKILL to one role; returns when the supervisor has started the next one."""
         before = self.role_pid(role)
-        if role == "listen":
-            (self.config.data_dir / "listener.port").unlink(missing_ok=True)
         os.kill(before, signal.SIGKILL)
         wait_for(lambda: self.role_pid(role) != before, f"a new {role} process")
 

@@ -27,6 +27,7 @@ from iap_node.cli.output import as_json
 from iap_node.config import NodeConfig, load_config
 from iap_node.database import archive, jobs
 from iap_node.database.engine import Database
+from iap_node.listener.address import read_port
 from iap_node.records import JobState, SeriesState
 from training.demo.outcome import Outcome, conclude, outcome_of, show
 from training.demo.studies import GE_DOMAIN, SIEMENS_DOMAIN, count, make_studies
@@ -75,7 +76,10 @@ def _run(folder: Path, out: Console) -> list[Outcome]:
             studies = []
             for study in make_studies(folder / "sent", np.random.default_rng(SEED)):
                 progress.update(step, description=f"sending: {study.title}")
-                _send(study.files, _port(config))
+                port = read_port(config.data_dir)
+                if port is None:
+                    raise DemoFailed(f"the listener is gone; see {folder / 'node.log'}")
+                _send(study.files, port)
                 studies.append(study)
                 progress.advance(step)
             progress.update(step, description="judging and delivering")
@@ -161,7 +165,7 @@ def _node(folder: Path, ports: dict[str, int]) -> Iterator[NodeConfig]:
     config = load_config(path)
     try:
         _wait(
-            folder, lambda: process.poll() is not None or (config.data_dir / "listener.port").exists(), "the listener"
+            folder, lambda: process.poll() is not None or read_port(config.data_dir) is not None, "the listener"
         )
         if process.poll() is not None:
             raise DemoFailed(f"the node ended with exit code {process.returncode}; see {folder / 'node.log'}")
@@ -169,10 +173,6 @@ def _node(folder: Path, ports: dict[str, int]) -> Iterator[NodeConfig]:
     finally:
         process.terminate()
         process.wait()
-
-
-def _port(config: NodeConfig) -> int:
-    return int((config.data_dir / "listener.port").read_text(encoding="ascii"))
 
 
 def _wait(folder: Path, condition: Callable[[], bool], what: str) -> None:

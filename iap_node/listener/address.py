@@ -1,0 +1,39 @@
+"""On which port a listener of this machine serves: noted in the data directory, for whoever configured port 0.
+
+Written by `iap-node listen`, read by `iap-node status`, the demo and the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FILE_NAME = "listener.json"
+
+
+@contextmanager
+def noted_port(data_dir: Path, port: int) -> Iterator[None]:
+    """Keep the note while the listener serves; it names this process, so that a stale one is seen through."""
+    path = data_dir / FILE_NAME
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"port": port, "pid": os.getpid()}), encoding="utf-8")
+    partial.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def read_port(data_dir: Path) -> int | None:
+    """The port of the listener that serves this data directory; None when none runs on this machine."""
+    try:
+        note = json.loads((data_dir / FILE_NAME).read_text(encoding="utf-8"))
+        os.kill(note["pid"], 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except PermissionError:  # it runs, as another user
+        pass
+    return int(note["port"])
