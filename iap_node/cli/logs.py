@@ -25,6 +25,7 @@ def start_logging(config: LogConfig, role: str = "") -> None:
     structlog.configure(
         processors=[
             name_role,
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -38,3 +39,5 @@ def start_logging(config: LogConfig, role: str = "") -> None:
     logging.basicConfig(
         level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
     )
+    # a run that is still under way when the next is due is no news: the next one does what is left
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)

@@ -91,7 +91,7 @@ def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     predictor = Predictor(package, device=config.inference.device, batch_size=config.inference.batch_size)
     with database.transaction() as session:
         models.register_model(session, package.model_id, as_json(package.manifest), datetime.now(UTC))
-    log.info("model loaded", model=package.model_id, training_data=package.training_data, device=predictor.device)
+    log.info("model loaded", model=package.model_id, training_data=package.training_data, device=str(predictor.device))
     handler = InferHandler(database, Spool(config.spool_dir), predictor, config)
     run_worker(JobKind.INFER, handler, database, config.jobs, _worker_name("infer"), stop)
     database.dispose()
