@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,51 @@ def test_a_series_is_received_judged_routed_and_delivered_and_a_late_instance_ju
         assert node.stop() == 0
         assert "SIMULATED^" not in node.log_path.read_text()  # no patient identity in logs
         assert "SIM0001" not in node.log_path.read_text()
+    finally:
+        node.close()
+        server.shutdown()
+
+
+def test_what_a_destination_does_not_take_becomes_a_dead_letter_that_can_be_requeued(
+    make_node: Callable[..., RunningNode], tmp_path: Path
+) -> None:
+    received: list[str] = []
+    refuse = threading.Event()
+    refuse.set()
+
+    def on_c_store(event: Event) -> int:
+        if refuse.is_set():
+            return 0xA700  # Out of Resources
+        received.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
+    ae = AE(ae_title="SINK")
+    ae.add_supported_context(MRImageStorage, [ENCODING])
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_c_store)])
+    port = server.socket.getsockname()[1]
+    node = make_node(
+        jobs={"max_attempts": 2},
+        series={"complete_on_release": True},
+        destinations={"sink": {"ae_title": "SINK", "host": "127.0.0.1", "port": port}},
+        routing={"default": {"destinations": ["sink"]}},
+    )
+    rng = np.random.default_rng(12)
+    files = write_series(simulate_series(rng, 2, slice_positions="even"), tmp_path / "series", rng=rng)
+    try:
+        node.start()
+        send(node.port, files)
+        (letter,) = wait_for(lambda: node.json("jobs", "--state", "dead"), "the dead letter")
+        assert letter["destination"] == "sink" and letter["attempts"] == 2 and "A700" in letter["error"]
+        assert node.command("status", "--check").returncode == 5
+        shown = node.json("show", one_series(node)["series_instance_uid"])
+        assert [(answer["accepted"], answer["status"]) for answer in shown["answers"]] == [(False, 0xA700)] * 2
+
+        refuse.clear()
+        assert node.json("retry", str(letter["id"])) == {"requeued": 1}
+        wait_for(lambda: settled(node, 1), "the series to be delivered")
+        assert len(received) == 2
+        assert node.json("jobs", "--state", "dead") == []
+        assert node.command("status", "--check").returncode == 0
     finally:
         node.close()
         server.shutdown()
