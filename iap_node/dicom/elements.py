@@ -47,6 +47,7 @@ MAX_VALUE_BYTES = 4096  # of one element outside sequences; LO and UI have 64, I
 MAX_SEQUENCE_BYTES = 512 * 1024**2  # functional groups of some ten thousand frames are 50 MB
 MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
 MAX_STEPS = 5_000_000  # element and item headers in one walk
+_DEFLATED_AT_ONCE = 65_536  # bytes
 
 # What pydicom raises on damaged bytes, by reading its conversions.
 DAMAGE: tuple[type[Exception], ...] = (
@@ -97,20 +98,27 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
     )
 
 
-def inflate(data: bytes, max_bytes: int) -> tuple[bytes, bool]:
+def inflate(data: bytes | BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
     """At most `max_bytes` of a deflated data set, and whether that is all of it.
 
-    Raw deflate as PS3.5 A.5 says; a zlib header, which some writers add, is tolerated.
+    Raw deflate as PS3.5 A.5 says; a zlib header, which some writers add, is tolerated. Of a stream no more is
+    read than that takes; it must be seekable.
 
     Raises
     ------
     UnreadableInstance
         The bytes are not a deflate stream.
     """
+    stream = BytesIO(data) if isinstance(data, bytes) else data
+    start = stream.tell()
     for wbits in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
+        stream.seek(start)
         inflater = zlib.decompressobj(wbits)
+        plain = bytearray()
         try:
-            return inflater.decompress(data, max_bytes), inflater.eof
+            while len(plain) < max_bytes and not inflater.eof and (deflated := stream.read(_DEFLATED_AT_ONCE)):
+                plain += inflater.decompress(deflated, max_bytes - len(plain))
+            return bytes(plain), inflater.eof
         except zlib.error:
             continue
     raise UnreadableInstance(

@@ -113,10 +113,11 @@ def _meta_element(number: int, vr: bytes, value: str) -> bytes:
     return struct.pack("<HH2sH", 2, number, vr, len(encoded)) + encoded
 
 
-def scan_instance_header(dataset: bytes, transfer_syntax_uid: str) -> InstanceHeader:
+def scan_instance_header(dataset: bytes | BinaryIO, transfer_syntax_uid: str) -> InstanceHeader:
     """The header of an encoded data set without file meta, as a C-STORE delivers it.
 
-    Reads no further than Columns (0028,0011) and decodes 24 elements.
+    Reads no further than Columns (0028,0011) and decodes 24 elements. A seekable stream at the start of the data set
+    serves as well as its bytes: what is not wanted is stepped over, so that memory does not grow with the instance.
 
     Raises
     ------
@@ -132,15 +133,19 @@ def scan_instance_header(dataset: bytes, transfer_syntax_uid: str) -> InstanceHe
         encoding = _META_ENCODING
     else:
         encoding = el.encoding_of(transfer_syntax_uid)
-        found, _ = el.walk(BytesIO(dataset), encoding, _WANTED.__contains__, _LAST)
+        stream = BytesIO(dataset) if isinstance(dataset, bytes) else dataset
+        found, _ = el.walk(stream, encoding, _WANTED.__contains__, _LAST)
     return _header(found, encoding, transfer_syntax_uid)
 
 
-def _scan_deflated(dataset: bytes) -> dict[int, Element]:
+def _scan_deflated(dataset: bytes | BinaryIO) -> dict[int, Element]:
     """The wanted elements of a deflated data set; inflates what the header needs, in growing attempts."""
     size = _DEFLATED_FIRST_BYTES
+    stream = BytesIO(dataset) if isinstance(dataset, bytes) else dataset
+    start = stream.tell()
     while True:
-        plain, complete = el.inflate(dataset, size)
+        stream.seek(start)
+        plain, complete = el.inflate(stream, size)
         found, end = el.walk(BytesIO(plain), _META_ENCODING, _WANTED.__contains__, _LAST)
         if end is not None or complete or len(plain) < size or size >= _DEFLATED_HEADER_LIMIT:
             return found
@@ -211,7 +216,7 @@ def read_instance_header(path: Path) -> InstanceHeader:
     with path.open("rb") as file:
         transfer_syntax_uid = _read_file_meta(file)
         if transfer_syntax_uid in el.DEFLATED:
-            return scan_instance_header(file.read(), transfer_syntax_uid)
+            return scan_instance_header(file, transfer_syntax_uid)
         encoding = el.encoding_of(transfer_syntax_uid)
         found, _ = el.walk(file, encoding, _WANTED.__contains__, _LAST)
     return _header(found, encoding, transfer_syntax_uid)
@@ -245,7 +250,7 @@ def open_data_set(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BinaryI
         if transfer_syntax_uid not in el.DEFLATED:
             yield file, transfer_syntax_uid
             return
-        plain, complete = el.inflate(file.read(), max_inflated_bytes)
+        plain, complete = el.inflate(file, max_inflated_bytes)
     if not complete and len(plain) >= max_inflated_bytes:
         raise UnreadableInstance(
             f"it inflates to more than {max_inflated_bytes} bytes; raise max_bytes_per_instance to read it"

@@ -10,9 +10,10 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from iap_node.errors import RetriableError
 
@@ -31,50 +32,84 @@ class SpooledFile:
     modified_at_s: float  # seconds since the epoch, by the clock of the file system
 
 
-def write_durably(path: Path, parts: Iterable[bytes | memoryview], *, temporary_in: Path) -> int:
-    """Write a new file so that it survives a power cut once this returns; return its size in bytes.
+class NewFile:
+    """A file while it is written, under a temporary name that nobody else has: `write`, then `name` or `discard`.
 
-    The directory of `path` must exist and be durable itself (`make_directory`). On any error nothing is left
-    behind, neither under the temporary nor under the final name.
+    Not for several threads at once. Errors are those of the file system (OSError); after one, `discard`.
 
     Parameters
     ----------
-    path
-        Final name; must not exist yet, and callers choose names that no one else does.
-    parts
-        The contents in order. They are written one by one, so that large instances need no second copy.
-    temporary_in
-        Directory for the temporary file, in the same file system.
+    folder
+        Directory of the temporary name; in the file system that the final name is to be in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f"{secrets.token_hex(16)}{TEMPORARY_SUFFIX}"
+        self._handle: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        self.size_bytes = 0
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Append; nothing is kept in memory, and nothing is durable yet."""
+        view = memoryview(part)
+        written = 0
+        while written < len(view):  # one write() takes at most 2 GiB, and may take less
+            written += os.write(self._open_handle(), view[written:])
+        self.size_bytes += written
+
+    def reader(self) -> BinaryIO:
+        """What was written, to be read from its start once everything is; closing it leaves this file as it is."""
+        stream = os.fdopen(self._open_handle(), "rb", closefd=False)
+        stream.seek(0)
+        return stream
+
+    def name(self, path: Path) -> None:
+        """Give it its final name; durable when this returns.
+
+        The directory of `path` must exist and be durable itself (`make_directory`). After a
+        `FileNotFoundError`, because that directory is gone, this may be called again.
+
+        Parameters
+        ----------
+        path
+            Must not exist yet; callers choose names that no one else does.
+        """
+        handle = self._open_handle()
+        os.fsync(handle)
+        self._path.rename(path)
+        self._path = path
+        sync_directory(path.parent)
+        self._close()
+
+    def discard(self) -> None:
+        """Leave nothing behind, neither under the temporary nor under the final name."""
+        self._close()
+        self._path.unlink(missing_ok=True)
+
+    def _open_handle(self) -> int:
+        if self._handle is None:
+            raise ValueError("the file has its name already, or was discarded")
+        return self._handle
+
+    def _close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+
+def write_durably(path: Path, part: bytes, *, temporary_in: Path) -> None:
+    """Write a small file so that it survives a power cut once this returns; on any error nothing is left behind.
 
     Raises
     ------
     OSError
-        As the file system says it; `FileNotFoundError` when one of the directories is gone.
+        As the file system says it; see `NewFile`.
     """
-    temporary = temporary_in / f"{secrets.token_hex(16)}{TEMPORARY_SUFFIX}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    file = NewFile(temporary_in)
     with contextlib.ExitStack() as undo:
-        undo.callback(temporary.unlink, missing_ok=True)
-        size = 0
-        try:
-            for part in parts:
-                size += _write_all(handle, part)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        temporary.rename(path)
-        undo.callback(path.unlink, missing_ok=True)
-        sync_directory(path.parent)
+        undo.callback(file.discard)
+        file.write(part)
+        file.name(path)
         undo.pop_all()
-    return size
-
-
-def _write_all(handle: int, part: bytes | memoryview) -> int:
-    view = memoryview(part).cast("B")
-    written = 0
-    while written < len(view):  # one write() takes at most 2 GiB, and may take less
-        written += os.write(handle, view[written:])
-    return written
 
 
 def make_directory(path: Path, *, below: Path) -> None:

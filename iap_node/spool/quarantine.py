@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from iap_node.spool.files import disk_errors_are_retriable, make_directory, write_durably
+from iap_node.spool.files import NewFile, disk_errors_are_retriable, make_directory, write_durably
 from iap_node.spool.spool import INCOMING, Spool
 
 QUARANTINE = "quarantine"
@@ -30,12 +30,23 @@ class Quarantine:
     def put(
         self, parts: Sequence[bytes | memoryview], facts: Mapping[str, str | int], received_at: datetime
     ) -> tuple[str, bool]:
-        """Keep the bytes of an instance and, as JSON beside them, the facts about it.
+        """As `take`, of bytes that are in memory; on an error nothing is left behind."""
+        file = self._spool.begin()
+        with contextlib.ExitStack() as undo, disk_errors_are_retriable(self._spool.root):
+            undo.callback(file.discard)
+            for part in parts:
+                file.write(part)
+            taken = self.take(file, facts, received_at)
+            undo.pop_all()
+        return taken
+
+    def take(self, file: NewFile, facts: Mapping[str, str | int], received_at: datetime) -> tuple[str, bool]:
+        """Keep an instance that lies in the spool without a name and, as JSON beside it, the facts about it.
 
         Parameters
         ----------
-        parts
-            The contents in order, a Part 10 file where that could be made.
+        file
+            From `Spool.begin`: a Part 10 file where that could be made.
         facts
             Reason, UIDs, sender; nothing of the patient.
         received_at
@@ -46,31 +57,27 @@ class Quarantine:
         spool_path
             Relative to the spool's root.
         new
-            False: the same bytes lie there since earlier that day.
+            False: the same bytes lie there since earlier that day, and `file` is discarded.
 
         Raises
         ------
         RetriableError
-            The disk is full, failing or not writable; nothing is left behind.
+            The disk is full, failing or not writable; the caller discards the file.
         """
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        spool_path = f"{QUARANTINE}/{received_at:%Y-%m-%d}/{digest.hexdigest()[:DIGITS_OF_HASH]}.dcm"
-        path = self._spool.path(spool_path)
-        sidecar = path.with_suffix(".json")
-        if sidecar.exists():
-            return spool_path, False
         incoming = self._spool.root / INCOMING
         text = json.dumps(dict(facts), ensure_ascii=False, indent=1, sort_keys=True).encode()
         with disk_errors_are_retriable(self._spool.root):
+            with file.reader() as stream:
+                digest = hashlib.file_digest(stream, "sha256")
+            spool_path = f"{QUARANTINE}/{received_at:%Y-%m-%d}/{digest.hexdigest()[:DIGITS_OF_HASH]}.dcm"
+            path = self._spool.path(spool_path)
+            sidecar = path.with_suffix(".json")
+            if sidecar.exists():
+                file.discard()
+                return spool_path, False
             make_directory(path.parent, below=self._spool.root)
-            make_directory(incoming, below=self._spool.root)
-            with contextlib.ExitStack() as undo:
-                write_durably(path, parts, temporary_in=incoming)
-                undo.callback(path.unlink, missing_ok=True)
-                write_durably(sidecar, [text], temporary_in=incoming)
-                undo.pop_all()
+            file.name(path)
+            write_durably(sidecar, text, temporary_in=incoming)
         return spool_path, True
 
     def remove(self, spool_path: str) -> None:

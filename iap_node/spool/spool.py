@@ -30,11 +30,11 @@ from iap_node.errors import PermanentError
 from iap_node.spool.files import (
     DIRECTORY_MODE,
     FILE_MODE,
+    NewFile,
     SpooledFile,
     disk_errors_are_retriable,
     make_directory,
     sync_directory,
-    write_durably,
 )
 
 INSTANCES = "series"
@@ -87,28 +87,62 @@ class Spool:
         return f"{INSTANCES}/{shard}/{series_instance_uid}/{sop_instance_uid}.{secrets.token_hex(4)}.dcm"
 
     def write(self, spool_path: str, parts: Iterable[bytes | memoryview]) -> int:
-        """Write an instance under a name from `new_name`; durable when this returns. Return its size in
-        bytes.
+        """Write an instance that is in memory under a name from `new_name`; durable when this returns.
 
-        `parts` must be repeatable (a list or tuple): after somebody removed the series' directory meanwhile,
-        they are written again from the start.
+        Returns
+        -------
+        int
+            Its size in bytes.
 
         Raises
         ------
         RetriableError
             The disk is full, failing or not writable; nothing is left behind.
         """
+        file = self.begin()
+        with contextlib.ExitStack() as undo, disk_errors_are_retriable(self._root):
+            undo.callback(file.discard)
+            for part in parts:
+                file.write(part)
+            self.keep(file, spool_path)
+            undo.pop_all()
+        return file.size_bytes
+
+    def begin(self) -> NewFile:
+        """A new file without a final name, for what is still to come: give it to `keep`, or discard it.
+
+        Raises
+        ------
+        RetriableError
+            The disk is full, failing or not writable.
+        """
+        incoming = self._root / INCOMING
+        with disk_errors_are_retriable(self._root):
+            self._make_durable(incoming)
+            try:
+                return NewFile(incoming)
+            except FileNotFoundError:  # somebody removed the directory after we last saw it
+                self._durable_directories.clear()
+                self._make_durable(incoming)
+                return NewFile(incoming)
+
+    def keep(self, file: NewFile, spool_path: str) -> None:
+        """Give a file from `begin` its name; durable when this returns.
+
+        Raises
+        ------
+        RetriableError
+            The disk is full, failing or not writable; the caller discards the file.
+        """
         path = self.path(spool_path)
         with disk_errors_are_retriable(self._root):
             self._make_durable(path.parent)
-            self._make_durable(self._root / INCOMING)
             try:
-                return write_durably(path, parts, temporary_in=self._root / INCOMING)
+                file.name(path)
             except FileNotFoundError:  # retention removed the directory after we last saw it
                 self._durable_directories.clear()
                 self._make_durable(path.parent)
-                self._make_durable(self._root / INCOMING)
-                return write_durably(path, parts, temporary_in=self._root / INCOMING)
+                file.name(path)
 
     def remove(self, spool_path: str) -> None:
         """Remove a file; a missing one is no error.
