@@ -1,6 +1,6 @@
-"""What the listener answers: the handlers of pynetdicom's events, bound explicitly by `scp`.
+"""What the listener answers: the handlers of pynetdicom's events, bound explicitly by `scp`, and of `receiver`.
 
-`on_c_store` is one of the edges of the node: whatever goes wrong with one instance, the sender gets a status
+`answer_store` is one of the edges of the node: whatever goes wrong with one instance, the sender gets a status
 of PS3.4 Table B.2-1 with a comment that says what to do, and the association goes on.
 """
 
@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import structlog
@@ -31,7 +32,7 @@ from iap_node.listener.admission import (
     supported_contexts,
 )
 from iap_node.listener.associations import Associations
-from iap_node.listener.intake import FiledInstance, InstanceMismatch, Intake
+from iap_node.listener.intake import FiledInstance, InstanceMismatch, Intake, Reception
 from iap_node.records import StoreOutcome
 
 MAX_COMMENT = 64  # Error Comment (0000,0902) is LO: 64 characters, no backslash
@@ -44,6 +45,14 @@ UNEXPECTED = "Not stored: receiver error, see its log; send again later"
 OnRelease = Callable[[list[str]], None]
 
 log = structlog.get_logger("listener")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a C-STORE-RSP says."""
+
+    status: StoreStatus
+    comment: str  # Error Comment (0000,0902), ASCII; empty: none
 
 
 class Handlers:
@@ -175,12 +184,69 @@ class Handlers:
         return StoreStatus.SUCCESS
 
     def on_c_store(self, event: evt.Event) -> Dataset:
-        """Answer a store (PS3.4 Annex B): Success only for what is durable."""
+        """Answer a store that pynetdicom received."""
         assoc: Association = event.assoc
         request = cast(C_STORE, event.request)
-        logged = log.bind(sop_instance_uid=str(request.AffectedSOPInstanceUID), calling_ae_title=_peer(assoc)[0])
+        answer = self.answer_store(
+            assoc, str(request.AffectedSOPInstanceUID), lambda: self._receive(assoc, request, event.context)
+        )
+        ds = Dataset()
+        ds.Status = int(answer.status)
+        if answer.comment:
+            ds.ErrorComment = answer.comment
+        return ds
+
+    def _receive(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> FiledInstance:
+        calling_ae_title, address = _peer(assoc)
+        return self._intake.receive(
+            request.DataSet.getvalue() if request.DataSet else b"",  # shares its memory with the request
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(context.transfer_syntax),
+            calling_ae_title=calling_ae_title,
+            source_address=address,
+        )
+
+    # ------------------------------------------------------------ called by `receiver`, in this order
+
+    def begin_message(self, assoc: Association) -> None:
+        """The first fragment of a message came in."""
+        self._associations.message_started(assoc)
+
+    def open_store(
+        self, assoc: Association, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+    ) -> Reception:
+        """A C-STORE-RQ came in; its data set is still to come.
+
+        Raises
+        ------
+        RetriableError
+            The disk does not work.
+        """
+        calling_ae_title, address = _peer(assoc)
+        return self._intake.open(
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            calling_ae_title=calling_ae_title,
+            source_address=address,
+        )
+
+    def complete_store(self, reception: Reception) -> FiledInstance:
+        """The data set came in whole; for use within `answer_store`."""
+        return self._intake.complete(reception)
+
+    def answer_store(self, assoc: Association, sop_instance_uid: str, file: Callable[[], FiledInstance]) -> Answer:
+        """File an instance and tell what became of it (PS3.4 Annex B): Success only for what is durable.
+
+        Parameters
+        ----------
+        file
+            Files it. Whatever it raises becomes a status.
+        """
+        logged = log.bind(sop_instance_uid=sop_instance_uid, calling_ae_title=_peer(assoc)[0])
         try:
-            filed = self._file(assoc, request, event.context)
+            filed = file()
         except InstanceMismatch:
             answer = _answer(StoreStatus.SOP_CLASS_MISMATCH, MISMATCH)
         except UnreadableInstance as error:
@@ -200,23 +266,16 @@ class Handlers:
                 size_bytes=filed.size_bytes, not_analysed_reason=filed.not_analysed_reason,
             )  # fmt: skip
             answer = _answer(StoreStatus.SUCCESS)
-        if answer.Status != StoreStatus.SUCCESS:
+        if answer.status is not StoreStatus.SUCCESS:
             self._associations.failed(assoc)
         # pynetdicom's idle timer counts from what the peer sent last. However long the disk took, the peer
         # was waiting for us and not idle.
         assoc.dul._idle_timer.restart()
         return answer
 
-    def _file(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> FiledInstance:
-        calling_ae_title, address = _peer(assoc)
-        return self._intake.receive(
-            request.DataSet.getvalue() if request.DataSet else b"",  # shares its memory with the request
-            sop_class_uid=str(request.AffectedSOPClassUID),
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(context.transfer_syntax),
-            calling_ae_title=calling_ae_title,
-            source_address=address,
-        )
+    def end_message(self, assoc: Association) -> None:
+        """The answer has left."""
+        self._associations.message_answered(assoc)
 
 
 def _peer(assoc: Association) -> tuple[str, str]:
@@ -224,13 +283,9 @@ def _peer(assoc: Association) -> tuple[str, str]:
     return str(assoc.requestor.ae_title).strip(), str(assoc.requestor.address)
 
 
-def _answer(status: StoreStatus, comment: str = "") -> Dataset:
-    """A status for pynetdicom, with an Error Comment (0000,0902) cut to what LO allows."""
-    answer = Dataset()
-    answer.Status = int(status)
-    if comment:
-        answer.ErrorComment = re.sub(r"[^\x20-\x5b\x5d-\x7e]", "?", comment)[:MAX_COMMENT].rstrip()
-    return answer
+def _answer(status: StoreStatus, comment: str = "") -> Answer:
+    """A status with an Error Comment (0000,0902) cut to what LO allows."""
+    return Answer(status, re.sub(r"[^\x20-\x5b\x5d-\x7e]", "?", comment)[:MAX_COMMENT].rstrip())
 
 
 def _where(error: BaseException) -> str:

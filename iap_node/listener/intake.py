@@ -1,5 +1,8 @@
 """Files one instance: identify it, make its bytes durable, make its archive row durable. Called by the
-C-STORE handler and by `iap-node import`.
+receiver, the C-STORE handler and by `iap-node import`.
+
+An instance comes in pieces (`open`, `Reception.write`, `complete`), which go to a file without a name and are not
+kept in memory, or whole (`receive`).
 
 The order is the promise. The file is written and synced first, under a name nobody else has; then the row is
 committed; only then does the caller hear that the instance is here. If anything fails before the row is
@@ -25,7 +28,7 @@ from iap_node.dicom.sop_classes import why_not_analysed
 from iap_node.errors import PermanentError, RetriableError, UnreadableInstance
 from iap_node.listener.patients import patient_hash
 from iap_node.records import InstanceHeader, QuarantinedInstance, ReceivedInstance, StoreOutcome
-from iap_node.spool import Quarantine, Spool
+from iap_node.spool import Quarantine, Spool, disk_errors_are_retriable
 
 log = structlog.get_logger("intake")
 
@@ -121,28 +124,65 @@ class Intake:
         RetriableError
             The disk or the database does not work; nothing is left behind.
         """
+        reception = self.open(
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            calling_ae_title=calling_ae_title,
+            source_address=source_address,
+        )
+        try:
+            reception.write(dataset)
+            return self.complete(reception)
+        finally:
+            reception.drop()
+
+    def open(
+        self,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        calling_ae_title: str,
+        source_address: str,
+    ) -> Reception:
+        """Begin an instance whose data set is still to come; parameters as for `receive`.
+
+        `write` what comes, then `complete` it; `drop` it in any case, which does nothing to what is filed.
+
+        Raises
+        ------
+        RetriableError
+            The disk does not work; nothing is left behind.
+        """
+        uids = (sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        preamble = file_preamble(*uids, source_ae_title=calling_ae_title) if all(map(is_safe_uid, uids)) else b""
+        reception = Reception(*uids, calling_ae_title, source_address, preamble, self._spool)
+        with contextlib.ExitStack() as undo:
+            undo.callback(reception.drop)
+            with disk_errors_are_retriable(self._spool.root):
+                reception.file.write(preamble)
+            undo.pop_all()
+        return reception
+
+    def complete(self, reception: Reception) -> FiledInstance:
+        """File an instance whose data set is written; returns and raises as `receive`."""
         received_at = self._now()
         try:
-            header = _identify(dataset, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+            header = self._identify(reception)
         except UnreadableInstance as error:
-            uids = (sop_class_uid, sop_instance_uid, transfer_syntax_uid)
-            self._put_aside(dataset, uids, str(error), calling_ae_title, source_address, received_at)
+            self._put_aside(reception, str(error), received_at)
             raise
-        preamble = file_preamble(
-            header.sop_class_uid,
-            header.sop_instance_uid,
-            transfer_syntax_uid,
-            source_ae_title=calling_ae_title,
-        )
         spool_path = self._spool.new_name(header.series_instance_uid, header.sop_instance_uid)
-        size_bytes = self._spool.write(spool_path, (preamble, dataset))
+        self._spool.keep(reception.file, spool_path)
+        reception.is_kept = True
         received = ReceivedInstance(
             header=header,
             spool_path=spool_path,
-            sha256=content_hash(dataset, transfer_syntax_uid),
-            size_bytes=size_bytes,
-            calling_ae_title=calling_ae_title,
-            source_address=source_address,
+            sha256=reception.digest.hexdigest(),
+            size_bytes=reception.file.size_bytes,
+            calling_ae_title=reception.calling_ae_title,
+            source_address=reception.source_address,
             received_at=received_at,
             not_analysed_reason=why_not_analysed(header),
         )
@@ -234,42 +274,49 @@ class Intake:
         except RetriableError as error:  # the reason for discarding it matters more; the next start finds the file
             log.error("file not removed", sop_instance_uid=received.header.sop_instance_uid, error=str(error))
 
-    def _put_aside(
-        self,
-        dataset: bytes,
-        uids: tuple[str, str, str],
-        reason: str,
-        calling_ae_title: str,
-        source_address: str,
-        received_at: datetime,
-    ) -> None:
+    def _identify(self, reception: Reception) -> InstanceHeader:
+        with disk_errors_are_retriable(self._spool.root), reception.file.reader() as stream:
+            stream.seek(len(reception.preamble))
+            header = scan_instance_header(stream, reception.transfer_syntax_uid)
+        for name, said, found in (
+            ("SOP Instance UID", reception.sop_instance_uid, header.sop_instance_uid),
+            ("SOP Class UID", reception.sop_class_uid, header.sop_class_uid),
+        ):
+            if said != found:
+                raise InstanceMismatch(
+                    f"{name}: the C-STORE-RQ says {said[:64]!r}, the data set {found}; correct it at the sender"
+                )
+        return header
+
+    def _put_aside(self, reception: Reception, reason: str, received_at: datetime) -> None:
         """Keep bytes that cannot be filed, with the reason, for a person to look at."""
-        sop_class_uid, sop_instance_uid, transfer_syntax_uid = uids
-        preamble = file_preamble(*uids, source_ae_title=calling_ae_title) if all(map(is_safe_uid, uids)) else b""
         facts = {
             "reason": reason,
-            "sop_class_uid": sop_class_uid,
-            "sop_instance_uid": sop_instance_uid,
-            "transfer_syntax_uid": transfer_syntax_uid,
-            "calling_ae_title": calling_ae_title,
-            "source_address": source_address,
+            "sop_class_uid": reception.sop_class_uid,
+            "sop_instance_uid": reception.sop_instance_uid,
+            "transfer_syntax_uid": reception.transfer_syntax_uid,
+            "calling_ae_title": reception.calling_ae_title,
+            "source_address": reception.source_address,
             "received_at": received_at.isoformat(),
-            "part_10": "yes" if preamble else "no: a UID of the request is none; the bytes are the bare data set",
+            "part_10": "yes"
+            if reception.preamble
+            else "no: a UID of the request is none; the bytes are the bare data set",
         }
-        spool_path, new = self._quarantine.put((preamble, dataset), facts, received_at)
+        spool_path, new = self._quarantine.take(reception.file, facts, received_at)
+        reception.is_kept = True
         log.warning(
-            "instance quarantined", sop_instance_uid=sop_instance_uid, reason=reason, spool_path=spool_path,
-            calling_ae_title=calling_ae_title, seen_before=not new,
+            "instance quarantined", sop_instance_uid=reception.sop_instance_uid, reason=reason, spool_path=spool_path,
+            calling_ae_title=reception.calling_ae_title, seen_before=not new,
         )  # fmt: skip
         if not new:
             return
         quarantined = QuarantinedInstance(
             spool_path=spool_path,
             reason=reason,
-            sop_instance_uid=sop_instance_uid,
-            calling_ae_title=calling_ae_title,
-            source_address=source_address,
-            size_bytes=len(preamble) + len(dataset),
+            sop_instance_uid=reception.sop_instance_uid,
+            calling_ae_title=reception.calling_ae_title,
+            source_address=reception.source_address,
+            size_bytes=reception.file.size_bytes,
             received_at=received_at,
         )
         with contextlib.ExitStack() as undo:
@@ -279,26 +326,69 @@ class Intake:
             undo.pop_all()
 
 
+class Reception:
+    """An instance on its way in, from `Intake.open`: its request, and a file in the spool that has no name yet.
+
+    Parameters
+    ----------
+    preamble
+        What precedes the data set in `file`: preamble and file meta, or nothing where the UIDs allow none.
+    """
+
+    def __init__(
+        self,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        calling_ae_title: str,
+        source_address: str,
+        preamble: bytes,
+        spool: Spool,
+    ) -> None:
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.calling_ae_title = calling_ae_title
+        self.source_address = source_address
+        self.preamble = preamble
+        self.file = spool.begin()
+        self.digest = _digest_for(transfer_syntax_uid)
+        self._root = spool.root
+        self.is_kept = False  # the file has its name: it is the archive's, or the quarantine's
+
+    def write(self, fragment: bytes | memoryview) -> None:
+        """Append a piece of the data set; it is written as it is, to the bit, and not kept in memory.
+
+        Raises
+        ------
+        RetriableError
+            The disk does not work; `drop` it.
+        """
+        with disk_errors_are_retriable(self._root):
+            self.file.write(fragment)
+        self.digest.update(fragment)
+
+    def drop(self) -> None:
+        """Leave nothing of it behind, unless it is filed or in the quarantine."""
+        if self.is_kept:
+            return
+        try:
+            self.file.discard()
+        except OSError as error:  # it has no row and no name: swept away at the next start
+            log.error("unfinished file not removed", sop_instance_uid=self.sop_instance_uid, error=str(error))
+
+
 class _CommitUnknown(RetriableError):
     """The connection was lost during COMMIT, and the database cannot be asked."""
-
-
-def _identify(dataset: bytes, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> InstanceHeader:
-    header = scan_instance_header(dataset, transfer_syntax_uid)
-    for name, said, found in (
-        ("SOP Instance UID", sop_instance_uid, header.sop_instance_uid),
-        ("SOP Class UID", sop_class_uid, header.sop_class_uid),
-    ):
-        if said != found:
-            raise InstanceMismatch(
-                f"{name}: the C-STORE-RQ says {said[:64]!r}, the data set {found}; correct it at the sender"
-            )
-    return header
 
 
 def content_hash(dataset: bytes, transfer_syntax_uid: str) -> str:
     """SHA-256, in hexadecimal, that makes two receptions the same instance: of transfer syntax UID and data
     set."""
-    digest = hashlib.sha256(transfer_syntax_uid.encode("ascii"))
+    digest = _digest_for(transfer_syntax_uid)
     digest.update(dataset)
     return digest.hexdigest()
+
+
+def _digest_for(transfer_syntax_uid: str) -> hashlib._Hash:
+    return hashlib.sha256(transfer_syntax_uid.encode("ascii", "replace"))

@@ -4,8 +4,8 @@ counts.
 The listener writes; workers, deliverers and the command line read by the relative path that a row names.
 """
 
-from iap_node.spool.files import NewFile, SpooledFile
+from iap_node.spool.files import SpooledFile, disk_errors_are_retriable
 from iap_node.spool.quarantine import Quarantine
 from iap_node.spool.spool import Spool
 
-__all__ = ["NewFile", "Quarantine", "Spool", "SpooledFile"]
+__all__ = ["Quarantine", "Spool", "SpooledFile", "disk_errors_are_retriable"]

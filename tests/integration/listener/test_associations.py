@@ -15,7 +15,7 @@ from iap_node.config import ListenerConfig
 from iap_node.database.engine import Database
 from iap_node.database.tables import InstanceRow
 from iap_node.errors import ConfigError
-from iap_node.listener.intake import FiledInstance, Intake
+from iap_node.listener.intake import FiledInstance, Intake, Reception
 from iap_node.listener.scp import StoreScp
 from iap_node.spool import Spool
 from tests.integration.listener.conftest import KEY, Node, Sender, make_instance, wait_for
@@ -42,10 +42,10 @@ class WaitingIntake(Intake):
         self.entered = threading.Event()
         self.go_on = threading.Event()
 
-    def receive(self, dataset: bytes, **facts: str) -> FiledInstance:
+    def complete(self, reception: Reception) -> FiledInstance:
         self.entered.set()
         assert self.go_on.wait(60)
-        return super().receive(dataset, **facts)
+        return super().complete(reception)
 
 
 @pytest.fixture
