@@ -21,6 +21,7 @@ import ssl
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -33,6 +34,7 @@ from iap_node.listener.admission import VERIFICATION, Admission
 from iap_node.listener.associations import Associations
 from iap_node.listener.handlers import Handlers, OnRelease
 from iap_node.listener.intake import Intake
+from iap_node.listener.receiver import StoreRequestHandler
 
 BACKLOG = 128  # connections the kernel keeps until we accept them
 NEGOTIATING = 32  # connections beyond max_associations: in a TLS handshake, in negotiation, or to be rejected
@@ -101,6 +103,7 @@ class StoreScp:
                 (config.bind, config.port),
                 evt_handlers=self._handlers.bindings(),
                 server_class=_Server,
+                request_handler=partial(StoreRequestHandler, self._handlers),  # the fast store path
                 config=config,
                 tls=tls,
             )

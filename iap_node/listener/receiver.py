@@ -1,0 +1,362 @@
+"""The fast store path: C-STORE from the socket to the spool, without pynetdicom's decoding, copies and queues.
+
+`scp` names `StoreRequestHandler` in one line; without that line pynetdicom receives everything itself, as it does all
+but plain C-STORE requests anyway: negotiation, TLS, release, abort, timers and other services are its own. What is
+no C-STORE-RQ on an accepted storage context is handed to it as it came.
+
+Bounded per association, whatever a peer sends: one buffer, one command set, one data set of another service. A
+data set that is to be stored goes to the disk fragment by fragment. A peer that breaks the protocol gets A-ABORT.
+Source: PS3.8 9.3 and Annex D, E (P-DATA-TF), PS3.7 9.3.1 (C-STORE) and E.1 (command elements).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import Enum, auto
+from typing import Any, cast
+
+import structlog
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import RequestHandler
+
+from iap_node.listener.admission import is_storage
+from iap_node.listener.handlers import Answer, Handlers
+from iap_node.listener.intake import FiledInstance, Reception
+from iap_node.listener.upper_layer import (
+    CONNECTION_CLOSED,
+    INVALID_PDU,
+    MAX_CONTROL_PDU_BYTES,
+    P_DATA_TF,
+    PDU_HEADER,
+    PDU_TYPES,
+    AssociationEnded,
+    UpperLayer,
+    Wire,
+)
+
+BUFFER_BYTES = 262_144  # one per association; what one read takes at most
+MAX_COMMAND_BYTES = 65_536  # a C-STORE-RQ has about 200
+MAX_OTHER_DATA_SET_BYTES = 1024**2  # of a service that is not storage; we offer none that has one
+
+_ITEM_HEADER = struct.Struct(">IBB")  # length of what follows, context ID, message control header: PS3.8 9.3.5.1
+_ITEM_LENGTH_FIELD = 4
+_IS_COMMAND, _IS_LAST = 1, 2  # PS3.8 E.2
+
+_COMMAND_ELEMENT = struct.Struct("<HHI")  # group, element, length: implicit VR little endian, PS3.7 6.3.1
+_AFFECTED_SOP_CLASS_UID, _COMMAND_FIELD, _MESSAGE_ID, _MESSAGE_ID_RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
+_COMMAND_DATA_SET_TYPE, _STATUS, _ERROR_COMMENT, _AFFECTED_SOP_INSTANCE_UID = 0x0800, 0x0900, 0x0902, 0x1000
+_C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = b"\x01\x00", b"\x01\x80", b"\x01\x01"
+
+log = structlog.get_logger("receiver")
+
+
+class StoreRequestHandler(RequestHandler):
+    """pynetdicom's handler of connections, whose associations receive stores by way of `Receiver`."""
+
+    def __init__(self, handlers: Handlers, *arguments: Any) -> None:
+        self._handlers = handlers
+        super().__init__(*arguments)
+
+    def _create_association(self) -> Association:
+        assoc = super()._create_association()
+        assoc.dul = UpperLayer(assoc)
+        assoc.acse_timeout, assoc.network_timeout = self.ae.acse_timeout, self.ae.network_timeout  # of its timers
+        wire = Wire(assoc, self.request)
+        assoc.set_socket(wire)
+        assoc.dimse = _Messages(assoc, wire, self._handlers)
+        return assoc
+
+
+class _Messages(DIMSEServiceProvider):
+    """pynetdicom's messages; the association's thread asks for the next one again and again."""
+
+    def __init__(self, assoc: Association, wire: Wire, handlers: Handlers) -> None:
+        super().__init__(assoc)
+        self._receiver = Receiver(assoc, wire, handlers, self)
+
+    def get_msg(self, block: bool = False) -> Any:
+        """The next message that is not a store."""
+        if not block:
+            self._receiver.run()
+        return super().get_msg(block)
+
+
+class _Violation(Exception):
+    """The peer broke the protocol; the text says how."""
+
+
+class _Phase(Enum):
+    """What is expected next."""
+
+    COMMAND = auto()
+    DATA_SET = auto()  # of a C-STORE-RQ
+    OTHER_DATA_SET = auto()
+
+
+class Receiver:
+    """What one association receives once it stands. Runs in the association's thread."""
+
+    def __init__(self, assoc: Association, wire: Wire, handlers: Handlers, messages: DIMSEServiceProvider) -> None:
+        self._assoc = assoc
+        self._wire = wire
+        self._handlers = handlers
+        self._messages = messages
+        self._started = self._over = False
+        self._buffer = memoryview(b"")
+        self._start = self._end = 0  # of what is in the buffer and not used yet
+        self._left_of_pdu = 0
+        self._phase = _Phase.COMMAND
+        self._context_id = 0  # of the message that is coming in; 0 between messages
+        self._command = bytearray()
+        self._request: dict[int, bytes] = {}
+        self._n_other = 0
+        self._reception: Reception | None = None
+        self._failure: Exception | None = None  # why the data set that is coming in cannot be stored
+
+    def run(self) -> None:
+        """File and answer stores until pynetdicom has something to do: a message to serve, an association to end."""
+        if self._over:
+            return
+        if not self._started:
+            self._started = True
+            self._buffer = memoryview(bytearray(BUFFER_BYTES))
+            self._wire.stop_blocking()
+        dul = cast(UpperLayer, self._assoc.dul)
+        try:
+            while self._messages.msg_queue.empty():
+                if self._left_of_pdu:
+                    self._read_item()
+                else:
+                    self._read_pdu()
+            return
+        except AssociationEnded:
+            pass
+        except OSError:
+            dul.indicate(CONNECTION_CLOSED)
+        except _Violation as violation:
+            self._log_violation(str(violation))
+            dul.indicate(INVALID_PDU)
+        except Exception as error:  # noqa: BLE001 - an edge: our own fault must end the association, not hang it
+            self._log_violation(f"unexpected {type(error).__name__}")
+            dul.indicate(INVALID_PDU)
+        self._over = True
+        self._drop()
+
+    # ------------------------------------------------------------ PDUs and their items
+
+    def _read_pdu(self) -> None:
+        pdu_type, length = PDU_HEADER.unpack(header := self._take(PDU_HEADER.size))
+        if pdu_type == P_DATA_TF:
+            self._left_of_pdu = length
+            return
+        if pdu_type not in PDU_TYPES or length > MAX_CONTROL_PDU_BYTES:
+            raise _Violation(f"a PDU of type {pdu_type:02X}H and {length} bytes")
+        cast(UpperLayer, self._assoc.dul).indicate_pdu(header + b"".join(map(bytes, self._pieces(length))))
+        raise AssociationEnded  # every PDU other than P-DATA-TF ends it
+
+    def _read_item(self) -> None:
+        if self._left_of_pdu < _ITEM_HEADER.size:
+            raise _Violation("a P-DATA-TF that ends within the header of an item")
+        length, context_id, control = _ITEM_HEADER.unpack(self._take(_ITEM_HEADER.size))
+        if not _ITEM_HEADER.size - _ITEM_LENGTH_FIELD <= length <= self._left_of_pdu - _ITEM_LENGTH_FIELD:
+            raise _Violation(f"an item of {length} bytes in what is left of a P-DATA-TF, {self._left_of_pdu} bytes")
+        self._left_of_pdu -= _ITEM_LENGTH_FIELD + length
+        size = length - (_ITEM_HEADER.size - _ITEM_LENGTH_FIELD)
+        if self._context_id not in (0, context_id):
+            raise _Violation(f"context {context_id} within a message of context {self._context_id}")
+        if bool(control & _IS_COMMAND) is not (self._phase is _Phase.COMMAND):
+            raise _Violation("a command set within a data set, or a data set without a command set")
+        if self._phase is _Phase.COMMAND:
+            self._read_command(context_id, size, is_last=bool(control & _IS_LAST))
+        elif self._phase is _Phase.DATA_SET:
+            self._read_data_set(size, is_last=bool(control & _IS_LAST))
+        else:
+            self._read_other_data_set(control, size)
+
+    # ------------------------------------------------------------ messages
+
+    def _read_command(self, context_id: int, size: int, *, is_last: bool) -> None:
+        if not self._context_id:
+            if context_id not in self._assoc._accepted_cx:
+                raise _Violation(f"context {context_id}, which was not accepted")
+            self._context_id = context_id
+            self._handlers.begin_message(self._assoc)
+        if len(self._command) + size > MAX_COMMAND_BYTES:
+            raise _Violation(f"a command set of more than {MAX_COMMAND_BYTES} bytes")
+        self._command += self._take(size)
+        if not is_last:
+            return
+        encoded, self._command = bytes(self._command), bytearray()
+        self._request = _command_elements(encoded)
+        has_data_set = self._request.get(_COMMAND_DATA_SET_TYPE) != _NO_DATA_SET
+        context = self._assoc._accepted_cx[context_id]
+        is_store = self._request.get(_COMMAND_FIELD) == _C_STORE_RQ and len(self._request.get(_MESSAGE_ID, b"")) == 2
+        if is_store and has_data_set and is_storage(str(context.abstract_syntax)):
+            self._phase = _Phase.DATA_SET
+            self._open_store(str(context.transfer_syntax[0]))
+        else:
+            self._phase = _Phase.OTHER_DATA_SET if has_data_set else _Phase.COMMAND
+            self._hand_over(_IS_COMMAND | _IS_LAST, encoded)
+            if not has_data_set:
+                self._context_id = 0
+
+    def _read_data_set(self, size: int, *, is_last: bool) -> None:
+        for piece in self._pieces(size):
+            if self._failure is None:
+                try:
+                    cast(Reception, self._reception).write(piece)
+                except Exception as error:  # noqa: BLE001 - told in the answer, which comes after the data set
+                    self._failure = error
+                    self._drop()
+        if is_last:
+            self._answer_store()
+
+    def _read_other_data_set(self, control: int, size: int) -> None:
+        self._n_other += size
+        if self._n_other > MAX_OTHER_DATA_SET_BYTES:
+            raise _Violation(f"a data set of more than {MAX_OTHER_DATA_SET_BYTES} bytes for a service we do not offer")
+        self._hand_over(control, b"".join(map(bytes, self._pieces(size))))
+        if control & _IS_LAST:
+            self._phase, self._context_id, self._n_other = _Phase.COMMAND, 0, 0
+
+    def _hand_over(self, control: int, fragment: bytes) -> None:
+        """Give a fragment to pynetdicom, as if it had received it."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list = [[self._context_id, bytes([control]) + fragment]]
+        try:
+            self._messages.receive_primitive(primitive)
+        except Exception as error:  # noqa: BLE001 - hostile bytes: whatever pynetdicom's decoding says about them
+            raise _Violation(f"a message that cannot be decoded ({type(error).__name__})") from None
+
+    # ------------------------------------------------------------ C-STORE
+
+    def _open_store(self, transfer_syntax_uid: str) -> None:
+        self._failure = None
+        try:
+            self._reception = self._handlers.open_store(
+                self._assoc,
+                sop_class_uid=self._uid(_AFFECTED_SOP_CLASS_UID),
+                sop_instance_uid=self._uid(_AFFECTED_SOP_INSTANCE_UID),
+                transfer_syntax_uid=transfer_syntax_uid,
+            )
+        except Exception as error:  # noqa: BLE001 - told in the answer, which comes after the data set
+            self._failure = error
+
+    def _uid(self, element: int) -> str:
+        return self._request.get(element, b"").decode("ascii", "replace").strip(" \0")
+
+    def _answer_store(self) -> None:
+        answer = self._handlers.answer_store(self._assoc, self._uid(_AFFECTED_SOP_INSTANCE_UID), self._file)
+        self._drop()
+        response = _store_response(self._request, answer)
+        longest = (self._assoc.requestor.maximum_length or 0) - _ITEM_HEADER.size  # 0: unlimited
+        self._wire.send(_command_pdus(self._context_id, response, longest if longest > 0 else len(response)))
+        self._phase, self._context_id = _Phase.COMMAND, 0
+        self._handlers.end_message(self._assoc)
+
+    def _file(self) -> FiledInstance:
+        if self._failure is not None:
+            raise self._failure
+        return self._handlers.complete_store(cast(Reception, self._reception))
+
+    def _drop(self) -> None:
+        if self._reception is not None:
+            self._reception.drop()
+            self._reception = None
+
+    def _log_violation(self, how: str) -> None:
+        log.warning(
+            "association aborted", why=f"the peer sent {how}", calling_ae_title=str(self._assoc.requestor.ae_title).strip(),
+            source_address=str(self._assoc.requestor.address),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------ bytes
+
+    def _take(self, size: int) -> bytes:
+        """A copy of the next bytes: headers and commands, which fit into the buffer."""
+        if self._end - self._start < size:
+            rest = bytes(self._buffer[self._start : self._end])
+            self._start, self._end = 0, len(rest)
+            self._buffer[: self._end] = rest
+            while self._end < size:
+                self._fill()
+        piece = bytes(self._buffer[self._start : self._start + size])
+        self._start += size
+        return piece
+
+    def _pieces(self, size: int) -> Iterator[memoryview]:
+        """The next bytes as they come, without a copy; each piece is good until the next one."""
+        while size:
+            if self._start == self._end:
+                self._start = self._end = 0
+                self._fill()
+            piece = self._buffer[self._start : min(self._end, self._start + size)]
+            self._start += len(piece)
+            size -= len(piece)
+            yield piece
+
+    def _fill(self) -> None:
+        """Read at least one byte; waits for it."""
+        while (size := self._wire.read_into(self._buffer[self._end :])) is None:
+            if not self._wire.wait():
+                self._check_association()
+        if not size:
+            raise ConnectionResetError
+        self._end += size
+        self._assoc.dul._idle_timer.restart()
+
+    def _check_association(self) -> None:
+        """Whatever else ends an association; pynetdicom's thread, in which we are, acts on it."""
+        dul = self._assoc.dul
+        if self._assoc._kill or self._assoc.is_aborted or not dul.is_alive() or dul.idle_timer_expired():
+            raise AssociationEnded
+
+
+def _command_elements(encoded: bytes) -> dict[int, bytes]:
+    """Values of a command set by element number."""
+    elements: dict[int, bytes] = {}
+    position = 0
+    while position < len(encoded):
+        if position + _COMMAND_ELEMENT.size > len(encoded):
+            raise _Violation("a command set that ends within an element")
+        group, element, length = _COMMAND_ELEMENT.unpack_from(encoded, position)
+        position += _COMMAND_ELEMENT.size
+        if group or length > len(encoded) - position:
+            raise _Violation("a command set with an element of another group, or longer than the command set")
+        elements[element] = encoded[position : position + length]
+        position += length
+    return elements
+
+
+def _store_response(request: dict[int, bytes], answer: Answer) -> bytes:
+    """The command set of a C-STORE-RSP (PS3.7 9.3.1.2). UIDs that are none are not repeated; the peer need not
+    have them."""
+    comment = answer.comment.encode("ascii")
+    values = {
+        _AFFECTED_SOP_CLASS_UID: request.get(_AFFECTED_SOP_CLASS_UID, b""),
+        _COMMAND_FIELD: _C_STORE_RSP,
+        _MESSAGE_ID_RESPONDED_TO: request[_MESSAGE_ID],
+        _COMMAND_DATA_SET_TYPE: _NO_DATA_SET,
+        _STATUS: int(answer.status).to_bytes(2, "little"),
+        _ERROR_COMMENT: comment + b" " * (len(comment) % 2),
+        _AFFECTED_SOP_INSTANCE_UID: request.get(_AFFECTED_SOP_INSTANCE_UID, b""),
+    }
+    elements = b"".join(
+        _COMMAND_ELEMENT.pack(0, element, len(value)) + value for element, value in values.items() if 0 < len(value) <= 64
+    )
+    return _COMMAND_ELEMENT.pack(0, 0, 4) + len(elements).to_bytes(4, "little") + elements
+
+
+def _command_pdus(context_id: int, command: bytes, longest: int) -> bytes:
+    """A command set as P-DATA-TF PDUs with fragments of at most `longest` bytes."""
+    pdus = []
+    for start in range(0, len(command), longest):
+        fragment = command[start : start + longest]
+        control = _IS_COMMAND | (_IS_LAST if start + longest >= len(command) else 0)
+        length = len(fragment) + _ITEM_HEADER.size - _ITEM_LENGTH_FIELD
+        item = _ITEM_HEADER.pack(length, context_id, control) + fragment
+        pdus.append(PDU_HEADER.pack(P_DATA_TF, len(item)) + item)
+    return b"".join(pdus)
