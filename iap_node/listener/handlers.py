@@ -256,7 +256,7 @@ class Handlers:
             answer = _answer(StoreStatus.OUT_OF_RESOURCES, DISK_OR_DATABASE)
         except Exception as error:  # noqa: BLE001 - an edge: one instance must not end the association
             # The traceback, but not the message: it may quote the data set, and so a patient.
-            logged.error("instance not stored, unexpected error", error=_where(error))
+            logged.error("instance not stored, unexpected error", error=where(error))
             answer = _answer(StoreStatus.PROCESSING_FAILURE, UNEXPECTED)
         else:
             self._associations.filed(assoc, filed.outcome, filed.series_instance_uid)
@@ -288,7 +288,7 @@ def _answer(status: StoreStatus, comment: str = "") -> Answer:
     return Answer(status, re.sub(r"[^\x20-\x5b\x5d-\x7e]", "?", comment)[:MAX_COMMENT].rstrip())
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """The class of an error and the innermost place it came from, without its message."""
     trace = error.__traceback__
     place = "unknown"

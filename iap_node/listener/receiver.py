@@ -23,7 +23,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
 from iap_node.listener.admission import is_storage
-from iap_node.listener.handlers import Answer, Handlers
+from iap_node.listener.handlers import Answer, Handlers, where
 from iap_node.listener.intake import FiledInstance, Reception
 from iap_node.listener.upper_layer import (
     CONNECTION_CLOSED,
@@ -48,6 +48,7 @@ _IS_COMMAND, _IS_LAST = 1, 2  # PS3.8 E.2
 _COMMAND_ELEMENT = struct.Struct("<HHI")  # group, element, length: implicit VR little endian, PS3.7 6.3.1
 _AFFECTED_SOP_CLASS_UID, _COMMAND_FIELD, _MESSAGE_ID, _MESSAGE_ID_RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
 _COMMAND_DATA_SET_TYPE, _STATUS, _ERROR_COMMENT, _AFFECTED_SOP_INSTANCE_UID = 0x0800, 0x0900, 0x0902, 0x1000
+_MAX_UID_BYTES = 64  # PS3.5 9.1; an Error Comment has as many
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = b"\x01\x00", b"\x01\x80", b"\x01\x01"
 
 log = structlog.get_logger("receiver")
@@ -140,7 +141,7 @@ class Receiver:
             self._log_violation(str(violation))
             dul.indicate(INVALID_PDU)
         except Exception as error:  # noqa: BLE001 - an edge: our own fault must end the association, not hang it
-            self._log_violation(f"unexpected {type(error).__name__}")
+            self._log_violation(f"what the receiver has no answer to: {where(error)}")
             dul.indicate(INVALID_PDU)
         self._over = True
         self._drop()
@@ -225,7 +226,8 @@ class Receiver:
     def _hand_over(self, control: int, fragment: bytes) -> None:
         """Give a fragment to pynetdicom, as if it had received it."""
         primitive = P_DATA()
-        primitive.presentation_data_value_list = [[self._context_id, bytes([control]) + fragment]]
+        primitive.presentation_data_value_list = []
+        primitive.presentation_data_value_list.append((self._context_id, bytes([control]) + fragment))
         try:
             self._messages.receive_primitive(primitive)
         except Exception as error:  # noqa: BLE001 - hostile bytes: whatever pynetdicom's decoding says about them
@@ -268,9 +270,10 @@ class Receiver:
             self._reception = None
 
     def _log_violation(self, how: str) -> None:
+        peer = self._assoc.requestor
         log.warning(
-            "association aborted", why=f"the peer sent {how}", calling_ae_title=str(self._assoc.requestor.ae_title).strip(),
-            source_address=str(self._assoc.requestor.address),
+            "association aborted", why=f"the peer sent {how}", calling_ae_title=str(peer.ae_title).strip(),
+            source_address=str(peer.address),
         )  # fmt: skip
 
     # ------------------------------------------------------------ bytes
@@ -344,9 +347,8 @@ def _store_response(request: dict[int, bytes], answer: Answer) -> bytes:
         _ERROR_COMMENT: comment + b" " * (len(comment) % 2),
         _AFFECTED_SOP_INSTANCE_UID: request.get(_AFFECTED_SOP_INSTANCE_UID, b""),
     }
-    elements = b"".join(
-        _COMMAND_ELEMENT.pack(0, element, len(value)) + value for element, value in values.items() if 0 < len(value) <= 64
-    )
+    known = ((element, value) for element, value in values.items() if 0 < len(value) <= _MAX_UID_BYTES)
+    elements = b"".join(_COMMAND_ELEMENT.pack(0, element, len(value)) + value for element, value in known)
     return _COMMAND_ELEMENT.pack(0, 0, 4) + len(elements).to_bytes(4, "little") + elements
 
 

@@ -158,7 +158,7 @@ class UpperLayer(DULServiceProvider):
             if not (wire.ready and wire.skip()):
                 wire.close()
             return True
-        return cast(bool, super()._is_transport_event())
+        return super()._is_transport_event()
 
     def _read_pdu_data(self) -> None:
         """Read one PDU outside of data transfer; as pynetdicom's, but its length is not believed without limit."""

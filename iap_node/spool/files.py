@@ -12,8 +12,8 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from iap_node.errors import RetriableError
 
@@ -56,7 +56,7 @@ class NewFile:
             written += os.write(self._open_handle(), view[written:])
         self.size_bytes += written
 
-    def reader(self) -> BinaryIO:
+    def reader(self) -> BufferedReader:
         """What was written, to be read from its start once everything is; closing it leaves this file as it is."""
         stream = os.fdopen(self._open_handle(), "rb", closefd=False)
         stream.seek(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -217,3 +219,45 @@ def connect() -> Iterator[Callable[..., Sender]]:
 def gate() -> threading.Event:
     """Set by a test to let something go on that waits."""
     return threading.Event()
+
+
+@dataclass(frozen=True)
+class Certificates:
+    folder: Path
+
+    def file(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def listener(self, *, client_certificates: bool) -> dict[str, Any]:
+        tls = {"certificate": self.file("node.pem"), "private_key": self.file("node.key")}
+        return {"tls": tls | ({"peer_ca": self.file("ca.pem")} if client_certificates else {})}
+
+    def client(self, own: str | None = None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.file("ca.pem"))
+        if own is not None:
+            context.load_cert_chain(self.file(f"{own}.pem"), self.file(f"{own}.key"))
+        return context
+
+
+@pytest.fixture(scope="session")
+def certificates(
+    tmp_path_factory: pytest.TempPathFactory, program: Callable[[str, str], str]
+) -> Certificates:
+    """A CA with certificates for the node and a scanner, and a stranger that signed its own."""
+    openssl = program("openssl", "openssl")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for name in ("ca", "stranger"):
+        run("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    (folder / "localhost").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in ("node", "scanner"):
+        run("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        run(
+            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+            "-out", f"{name}.pem", "-extfile", "localhost",
+        )  # fmt: skip
+    return Certificates(folder)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +14,7 @@ from iap_node.config import TlsConfig
 from iap_node.database.engine import Database
 from iap_node.errors import ConfigError
 from iap_node.listener.scp import server_tls_context
-from tests.integration.listener.conftest import Node, Sender, make_instance, wait_for
+from tests.integration.listener.conftest import Certificates, Node, Sender, make_instance, wait_for
 
 
 @pytest.fixture
@@ -28,48 +25,6 @@ def database(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
     opened = Database(f"sqlite:///{path}")
     yield opened
     opened.dispose()
-
-
-@dataclass(frozen=True)
-class Certificates:
-    folder: Path
-
-    def file(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def listener(self, *, client_certificates: bool) -> dict[str, Any]:
-        tls = {"certificate": self.file("node.pem"), "private_key": self.file("node.key")}
-        return {"tls": tls | ({"peer_ca": self.file("ca.pem")} if client_certificates else {})}
-
-    def client(self, own: str | None = None) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.file("ca.pem"))
-        if own is not None:
-            context.load_cert_chain(self.file(f"{own}.pem"), self.file(f"{own}.key"))
-        return context
-
-
-@pytest.fixture(scope="module")
-def certificates(
-    tmp_path_factory: pytest.TempPathFactory, program: Callable[[str, str], str]
-) -> Certificates:
-    """A CA with certificates for the node and a scanner, and a stranger that signed its own."""
-    openssl = program("openssl", "openssl")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for name in ("ca", "stranger"):
-        run("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    (folder / "localhost").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("node", "scanner"):
-        run("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        run(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-out", f"{name}.pem", "-extfile", "localhost",
-        )  # fmt: skip
-    return Certificates(folder)
 
 
 def test_instances_come_over_tls(
