@@ -242,7 +242,9 @@ class Intake:
         try:
             with self._database.transaction() as session:
                 outcome = record_instance(session, received, hashed)
-                path_of_row = path_of_reception(session, received.header.sop_instance_uid, received.sha256)
+                path_of_row = received.spool_path  # of the new row, which most instances get
+                if outcome is StoreOutcome.DUPLICATE:
+                    path_of_row = path_of_reception(session, received.header.sop_instance_uid, received.sha256)
                 if path_of_row is None:
                     raise PermanentError(f"{received.header.sop_instance_uid} was recorded, but no row names it")
         except RetriableError as error:
