@@ -118,7 +118,7 @@ def record_instance(session: Session, received: ReceivedInstance, patient_hash: 
     if late:
         _open_revision(session, series.id, revision, received.received_at)
     last_received_at = max(received.received_at, series.last_received_at)
-    session.execute(_RECEIVED_BY_SERIES, {"series_id": series.id, "received_at": last_received_at})
+    session.connection().execute(_RECEIVED_BY_SERIES, {"series_id": series.id, "received_at": last_received_at})
     return StoreOutcome.STORED
 
 
@@ -192,7 +192,8 @@ def list_conflicts(session: Session, limit: int = 100) -> list[Conflict]:
     return [Conflict(*row) for row in session.execute(query)]
 
 
-# Run for every instance; built once, because building takes longer than SQLite takes to run them.
+# Run for every instance: built once and executed by the connection, because building them, and a session's own
+# bookkeeping, take longer than SQLite takes to run them.
 _KNOWN_INSTANCE = select(InstanceRow.id, InstanceRow.sha256).where(
     InstanceRow.sop_instance_uid == bindparam("sop_instance_uid")
 )
@@ -213,7 +214,7 @@ _RECEIVED_BY_SERIES = (
 
 
 def _known_instance(session: Session, sop_instance_uid: str) -> Row[int, str] | None:
-    return session.execute(_KNOWN_INSTANCE, {"sop_instance_uid": sop_instance_uid}).one_or_none()
+    return session.connection().execute(_KNOWN_INSTANCE, {"sop_instance_uid": sop_instance_uid}).one_or_none()
 
 
 def _same_or_conflict(session: Session, known: Row[int, str], received: ReceivedInstance) -> StoreOutcome:
@@ -251,11 +252,11 @@ def _locked_series(
         "study_instance_uid": header.study_instance_uid,
         "series_instance_uid": header.series_instance_uid,
     }
-    series = session.execute(_SERIES_TO_LOCK, uids).one_or_none()
+    series = session.connection().execute(_SERIES_TO_LOCK, uids).one_or_none()
     if series is not None:
         return series, False
     is_new = _insert_series(session, received, _study_id(session, received, patient_hash))
-    return session.execute(_SERIES_TO_LOCK, uids).one(), is_new
+    return session.connection().execute(_SERIES_TO_LOCK, uids).one(), is_new
 
 
 def _open_revision(session: Session, series_id: int, revision: int, now: datetime) -> None:
