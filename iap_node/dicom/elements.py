@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Container
 from functools import lru_cache
-from io import BytesIO
+from io import BytesIO, RawIOBase
 from typing import BinaryIO, NamedTuple
 
 from pydicom import charset
@@ -48,6 +48,7 @@ MAX_SEQUENCE_BYTES = 512 * 1024**2  # functional groups of some ten thousand fra
 MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
 MAX_STEPS = 5_000_000  # element and item headers in one walk
 _DEFLATED_AT_ONCE = 65_536  # bytes
+_INFLATED_KEPT = 65_536  # bytes; `walk` goes back by 8 and by one value
 
 # What pydicom raises on damaged bytes, by reading its conversions.
 DAMAGE: tuple[type[Exception], ...] = (
@@ -69,6 +70,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 DAMAGE_IN_MEMORY: tuple[type[Exception], ...] = (OSError, *DAMAGE)
 
 
+_DAMAGED_DEFLATE = "the deflated data set is damaged; send it again"
 _TOO_MANY = f"more than {MAX_STEPS} elements before the pixels; send the instance with a smaller header"
 
 
@@ -110,20 +112,78 @@ def inflate(data: bytes | BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
         The bytes are not a deflate stream.
     """
     stream = BytesIO(data) if isinstance(data, bytes) else data
+    inflater = _inflater_of(stream)
+    plain = bytearray()
+    try:
+        while len(plain) < max_bytes and not inflater.eof and (deflated := stream.read(_DEFLATED_AT_ONCE)):
+            plain += inflater.decompress(deflated, max_bytes - len(plain))
+    except zlib.error as error:
+        raise UnreadableInstance(_DAMAGED_DEFLATE) from error
+    return bytes(plain), inflater.eof
+
+
+def _inflater_of(stream: BinaryIO) -> zlib._Decompress:
+    """What inflates a stream, judged by its first bytes; the stream is left where it was."""
     start = stream.tell()
+    first = stream.read(_DEFLATED_AT_ONCE)
+    stream.seek(start)
     for wbits in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
-        stream.seek(start)
-        inflater = zlib.decompressobj(wbits)
-        plain = bytearray()
         try:
-            while len(plain) < max_bytes and not inflater.eof and (deflated := stream.read(_DEFLATED_AT_ONCE)):
-                plain += inflater.decompress(deflated, max_bytes - len(plain))
-            return bytes(plain), inflater.eof
+            zlib.decompressobj(wbits).decompress(first, _INFLATED_KEPT)
         except zlib.error:
             continue
+        return zlib.decompressobj(wbits)
     raise UnreadableInstance(
         "the data set is declared deflated but is no deflate stream; send it again in another transfer syntax"
     )
+
+
+class InflatedStream(RawIOBase):
+    """A deflated data set, inflated as it is read, in bounded memory, for `walk`.
+
+    Goes forward any way, and back only within the last `_INFLATED_KEPT` bytes. Ends after `max_bytes` (of what is
+    inflated), since a few kilobytes can inflate to gigabytes. A damaged stream raises `UnreadableInstance` where the
+    damage is reached.
+    """
+
+    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
+        super().__init__()
+        self._stream = stream
+        self._inflater = _inflater_of(stream)
+        self._left = max_bytes
+        self._kept = bytearray()  # what was inflated last, up to `_end`
+        self._end = self._position = 0
+
+    def tell(self) -> int:
+        """Where the next `read` begins, bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move without inflating yet."""
+        self._position = offset + (self._position if whence else 0)
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """The next `size` bytes, fewer at the end; `size` must be given, and no more than `_INFLATED_KEPT`."""
+        while self._end < self._position + size and self._inflate_more():
+            pass
+        start = self._position - (self._end - len(self._kept))
+        piece = bytes(self._kept[start : start + size]) if start >= 0 else b""
+        self._position += len(piece)
+        return piece
+
+    def _inflate_more(self) -> bool:
+        deflated = self._inflater.unconsumed_tail or self._stream.read(_DEFLATED_AT_ONCE)
+        if self._left <= 0 or self._inflater.eof or not deflated:
+            return False
+        try:
+            plain = self._inflater.decompress(deflated, _INFLATED_KEPT)
+        except zlib.error as error:
+            raise UnreadableInstance(_DAMAGED_DEFLATE) from error
+        self._left -= len(plain)
+        self._end += len(plain)
+        self._kept = (self._kept + plain)[-2 * _INFLATED_KEPT :]
+        return True
 
 
 def walk(
@@ -132,10 +192,12 @@ def walk(
     wanted: Callable[[int], object],
     stop_after: int,
     max_value_bytes: int = MAX_VALUE_BYTES,
+    max_sequence_bytes: int = MAX_SEQUENCE_BYTES,
 ) -> tuple[dict[int, Element], Element | None]:
     """The wanted top-level elements with their values, and the first element beyond `stop_after`.
 
-    Values longer than `max_value_bytes` are cut; a sequence is kept whole or not at all. The second result is
+    Values longer than `max_value_bytes` are cut; a sequence of undefined length is kept whole or, beyond
+    `max_sequence_bytes`, not at all. The second result is
     None when the data set ended first.
 
     Raises
@@ -183,14 +245,14 @@ def walk(
             if wanted(tag):
                 end = stream.tell()
                 value = b""
-                if end - value_start <= MAX_SEQUENCE_BYTES:
+                if end - value_start <= max_sequence_bytes:
                     seek(value_start)
                     value = read(end - value_start)
                     seek(end)
                 elements[tag] = Element(tag, vr, value_start - header_bytes, value_start, length, value)
         elif wanted(tag):
             value_start = stream.tell()
-            most = MAX_SEQUENCE_BYTES if vr == b"SQ" or tag in SEQUENCES else max_value_bytes
+            most = max_sequence_bytes if vr == b"SQ" or tag in SEQUENCES else max_value_bytes
             value = read(min(length, most))
             if length > most:
                 seek(length - most, 1)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from iap_node.dicom import elements as el
 from iap_node.dicom.elements import Element, Encoding
@@ -65,7 +65,6 @@ _TRANSFER_SYNTAX_UID = 0x00020010
 _META_ENCODING = Encoding(implicit=False, little=True)
 _END_OF_FILE_META = 0x0002FFFF
 _MAX_FILE_META_BYTES = 1024**2  # private information (0002,0102) has been seen to hold kilobytes
-_DEFLATED_FIRST_BYTES = 1024**2
 _DEFLATED_HEADER_LIMIT = 256 * 1024**2  # a header beyond this is a bomb
 
 
@@ -128,28 +127,16 @@ def scan_instance_header(dataset: bytes | BinaryIO, transfer_syntax_uid: str) ->
         raise UnreadableInstance(
             f"Transfer Syntax UID {transfer_syntax_uid[:64]!r} is not a UID; correct it at the sender"
         )
-    if transfer_syntax_uid in el.DEFLATED:
-        found = _scan_deflated(dataset)
-        encoding = _META_ENCODING
-    else:
-        encoding = el.encoding_of(transfer_syntax_uid)
-        stream = BytesIO(dataset) if isinstance(dataset, bytes) else dataset
-        found, _ = el.walk(stream, encoding, _WANTED.__contains__, _LAST)
-    return _header(found, encoding, transfer_syntax_uid)
-
-
-def _scan_deflated(dataset: bytes | BinaryIO) -> dict[int, Element]:
-    """The wanted elements of a deflated data set; inflates what the header needs, in growing attempts."""
-    size = _DEFLATED_FIRST_BYTES
     stream = BytesIO(dataset) if isinstance(dataset, bytes) else dataset
-    start = stream.tell()
-    while True:
-        stream.seek(start)
-        plain, complete = el.inflate(stream, size)
-        found, end = el.walk(BytesIO(plain), _META_ENCODING, _WANTED.__contains__, _LAST)
-        if end is not None or complete or len(plain) < size or size >= _DEFLATED_HEADER_LIMIT:
-            return found
-        size *= 16
+    encoding = el.encoding_of(transfer_syntax_uid)
+    if transfer_syntax_uid in el.DEFLATED:
+        stream = cast(BinaryIO, el.InflatedStream(stream, _DEFLATED_HEADER_LIMIT))
+        encoding = _META_ENCODING
+    # None of the wanted elements is a sequence; whoever says so must not fill the memory with it.
+    found, _ = el.walk(
+        stream, encoding, _WANTED.__contains__, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES
+    )
+    return _header(found, encoding, transfer_syntax_uid)
 
 
 def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: str) -> InstanceHeader:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -58,6 +60,56 @@ def test_deflated_data_set_is_read_and_inflated_no_further_than_needed(make_mr: 
     assert scan_instance_header(data, DeflatedExplicitVRLittleEndian).sop_instance_uid == "1.2.3.4"
     with pytest.raises(UnreadableInstance, match="no deflate stream"):
         scan_instance_header(b"\xff" * 100, DeflatedExplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize("wbits", [-zlib.MAX_WBITS, zlib.MAX_WBITS], ids=["raw", "with a zlib header"])
+def test_deflated_header_behind_megabytes_of_private_data_is_read_from_a_stream_in_bounded_memory(
+    make_mr: Make, encode: Encode, wbits: int
+) -> None:
+    ds = make_mr()
+    ds.private_block(0x0009, "TEST", create=True).add_new(0x01, "OB", bytes(30_000_000))
+    deflater = zlib.compressobj(wbits=wbits)
+    data = deflater.compress(encode(ds)) + deflater.flush()
+    tracemalloc.start()
+    try:
+        header = scan_instance_header(BytesIO(data), DeflatedExplicitVRLittleEndian)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (header.sop_instance_uid, header.series_instance_uid, header.columns) == ("1.2.3.4", "1.2.3.1", 3)
+    assert peak < 2_000_000
+
+
+def test_damaged_deflate_stream_is_refused_where_the_damage_is_met(make_mr: Make, encode: Encode) -> None:
+    ds = make_mr()
+    ds.private_block(0x0009, "TEST", create=True).add_new(0x01, "OB", os.urandom(1_000_000))
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = bytearray(deflater.compress(encode(ds)) + deflater.flush())
+    data[500_000:600_000] = b"\xff" * 100_000
+    with pytest.raises(UnreadableInstance, match="damaged"):
+        scan_instance_header(bytes(data), DeflatedExplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize("length", [50_000_000, 0xFFFFFFFF], ids=["a length", "undefined length"])
+def test_identity_that_is_written_as_a_huge_sequence_does_not_fill_the_memory(length: int) -> None:
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 49_999_992) + bytes(49_999_992)
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0) if length == 0xFFFFFFFF else b""
+    data = BytesIO(struct.pack("<HH2sHI", 0x0008, 0x0018, b"SQ", 0, length) + item + end)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableInstance):
+            scan_instance_header(data, ExplicitVRLittleEndian)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_stream_and_bytes_give_the_same_header(make_mr: Make, encode: Encode, syntax: str) -> None:
+    data = encode(make_mr(), syntax)
+    stream = BytesIO(b"before" + data)
+    stream.seek(6)
+    assert scan_instance_header(stream, syntax) == scan_instance_header(data, syntax)
 
 
 def test_reading_stops_before_the_pixels(make_mr: Make, encode: Encode) -> None:
