@@ -133,9 +133,7 @@ def scan_instance_header(dataset: bytes | BinaryIO, transfer_syntax_uid: str) ->
         stream = cast(BinaryIO, el.InflatedStream(stream, _DEFLATED_HEADER_LIMIT))
         encoding = _META_ENCODING
     # None of the wanted elements is a sequence; whoever says so must not fill the memory with it.
-    found, _ = el.walk(
-        stream, encoding, _WANTED.__contains__, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES
-    )
+    found, _ = el.walk(stream, encoding, _WANTED.__contains__, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES)
     return _header(found, encoding, transfer_syntax_uid)
 
 

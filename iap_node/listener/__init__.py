@@ -1,2 +1,2 @@
-"""DICOM network in: `scp` starts and stops, `handlers` decide, `admission` says who may, `intake` files
-instances."""
+"""DICOM network in: `scp` starts and stops, `receiver` moves bytes, `handlers` decide, `admission` says who may,
+`intake` files instances."""

@@ -32,7 +32,8 @@ from iap_node.listener.admission import (
     supported_contexts,
 )
 from iap_node.listener.associations import Associations
-from iap_node.listener.intake import FiledInstance, InstanceMismatch, Intake, Reception
+from iap_node.listener.intake import FiledInstance, InstanceMismatch, Intake
+from iap_node.listener.reception import Reception
 from iap_node.records import StoreOutcome
 
 MAX_COMMENT = 64  # Error Comment (0000,0902) is LO: 64 characters, no backslash

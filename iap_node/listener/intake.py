@@ -13,7 +13,6 @@ without a row is left, which was never acknowledged; `iap_node.listener.recovery
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from iap_node.dicom.part10 import file_preamble, is_safe_uid, scan_instance_head
 from iap_node.dicom.sop_classes import why_not_analysed
 from iap_node.errors import PermanentError, RetriableError, UnreadableInstance
 from iap_node.listener.patients import patient_hash
+from iap_node.listener.reception import Reception, content_hash
 from iap_node.records import InstanceHeader, QuarantinedInstance, ReceivedInstance, StoreOutcome
 from iap_node.spool import Quarantine, Spool, disk_errors_are_retriable
 
@@ -328,69 +328,5 @@ class Intake:
             undo.pop_all()
 
 
-class Reception:
-    """An instance on its way in, from `Intake.open`: its request, and a file in the spool that has no name yet.
-
-    Parameters
-    ----------
-    preamble
-        What precedes the data set in `file`: preamble and file meta, or nothing where the UIDs allow none.
-    """
-
-    def __init__(
-        self,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax_uid: str,
-        calling_ae_title: str,
-        source_address: str,
-        preamble: bytes,
-        spool: Spool,
-    ) -> None:
-        self.sop_class_uid = sop_class_uid
-        self.sop_instance_uid = sop_instance_uid
-        self.transfer_syntax_uid = transfer_syntax_uid
-        self.calling_ae_title = calling_ae_title
-        self.source_address = source_address
-        self.preamble = preamble
-        self.file = spool.begin()
-        self.digest = _digest_for(transfer_syntax_uid)
-        self._root = spool.root
-        self.is_kept = False  # the file has its name: it is the archive's, or the quarantine's
-
-    def write(self, fragment: bytes | memoryview) -> None:
-        """Append a piece of the data set; it is written as it is, to the bit, and not kept in memory.
-
-        Raises
-        ------
-        RetriableError
-            The disk does not work; `drop` it.
-        """
-        with disk_errors_are_retriable(self._root):
-            self.file.write(fragment)
-        self.digest.update(fragment)
-
-    def drop(self) -> None:
-        """Leave nothing of it behind, unless it is filed or in the quarantine."""
-        if self.is_kept:
-            return
-        try:
-            self.file.discard()
-        except OSError as error:  # it has no row and no name: swept away at the next start
-            log.error("unfinished file not removed", sop_instance_uid=self.sop_instance_uid, error=str(error))
-
-
 class _CommitUnknown(RetriableError):
     """The connection was lost during COMMIT, and the database cannot be asked."""
-
-
-def content_hash(dataset: bytes, transfer_syntax_uid: str) -> str:
-    """SHA-256, in hexadecimal, that makes two receptions the same instance: of transfer syntax UID and data
-    set."""
-    digest = _digest_for(transfer_syntax_uid)
-    digest.update(dataset)
-    return digest.hexdigest()
-
-
-def _digest_for(transfer_syntax_uid: str) -> hashlib._Hash:
-    return hashlib.sha256(transfer_syntax_uid.encode("ascii", "replace"))

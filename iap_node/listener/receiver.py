@@ -6,12 +6,11 @@ no C-STORE-RQ on an accepted storage context is handed to it as it came.
 
 Bounded per association, whatever a peer sends: one buffer, one command set, one data set of another service. A
 data set that is to be stored goes to the disk fragment by fragment. A peer that breaks the protocol gets A-ABORT.
-Source: PS3.8 9.3 and Annex D, E (P-DATA-TF), PS3.7 9.3.1 (C-STORE) and E.1 (command elements).
+Source: PS3.8 9.3.5 and Annex E.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Any, cast
@@ -23,8 +22,25 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
 from iap_node.listener.admission import is_storage
-from iap_node.listener.handlers import Answer, Handlers, where
-from iap_node.listener.intake import FiledInstance, Reception
+from iap_node.listener.command_set import (
+    AFFECTED_SOP_CLASS_UID,
+    AFFECTED_SOP_INSTANCE_UID,
+    C_STORE_RQ,
+    COMMAND_DATA_SET_TYPE,
+    COMMAND_FIELD,
+    IS_COMMAND,
+    IS_LAST,
+    ITEM_HEADER,
+    ITEM_LENGTH_FIELD,
+    MESSAGE_ID,
+    NO_DATA_SET,
+    command_pdus,
+    decode_command,
+    encode_store_response,
+)
+from iap_node.listener.handlers import Handlers, where
+from iap_node.listener.intake import FiledInstance
+from iap_node.listener.reception import Reception
 from iap_node.listener.upper_layer import (
     CONNECTION_CLOSED,
     INVALID_PDU,
@@ -40,16 +56,6 @@ from iap_node.listener.upper_layer import (
 BUFFER_BYTES = 262_144  # one per association; what one read takes at most
 MAX_COMMAND_BYTES = 65_536  # a C-STORE-RQ has about 200
 MAX_OTHER_DATA_SET_BYTES = 1024**2  # of a service that is not storage; we offer none that has one
-
-_ITEM_HEADER = struct.Struct(">IBB")  # length of what follows, context ID, message control header: PS3.8 9.3.5.1
-_ITEM_LENGTH_FIELD = 4
-_IS_COMMAND, _IS_LAST = 1, 2  # PS3.8 E.2
-
-_COMMAND_ELEMENT = struct.Struct("<HHI")  # group, element, length: implicit VR little endian, PS3.7 6.3.1
-_AFFECTED_SOP_CLASS_UID, _COMMAND_FIELD, _MESSAGE_ID, _MESSAGE_ID_RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
-_COMMAND_DATA_SET_TYPE, _STATUS, _ERROR_COMMENT, _AFFECTED_SOP_INSTANCE_UID = 0x0800, 0x0900, 0x0902, 0x1000
-_MAX_UID_BYTES = 64  # PS3.5 9.1; an Error Comment has as many
-_C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = b"\x01\x00", b"\x01\x80", b"\x01\x01"
 
 log = structlog.get_logger("receiver")
 
@@ -159,21 +165,21 @@ class Receiver:
         raise AssociationEnded  # every PDU other than P-DATA-TF ends it
 
     def _read_item(self) -> None:
-        if self._left_of_pdu < _ITEM_HEADER.size:
+        if self._left_of_pdu < ITEM_HEADER.size:
             raise _Violation("a P-DATA-TF that ends within the header of an item")
-        length, context_id, control = _ITEM_HEADER.unpack(self._take(_ITEM_HEADER.size))
-        if not _ITEM_HEADER.size - _ITEM_LENGTH_FIELD <= length <= self._left_of_pdu - _ITEM_LENGTH_FIELD:
+        length, context_id, control = ITEM_HEADER.unpack(self._take(ITEM_HEADER.size))
+        if not ITEM_HEADER.size - ITEM_LENGTH_FIELD <= length <= self._left_of_pdu - ITEM_LENGTH_FIELD:
             raise _Violation(f"an item of {length} bytes in what is left of a P-DATA-TF, {self._left_of_pdu} bytes")
-        self._left_of_pdu -= _ITEM_LENGTH_FIELD + length
-        size = length - (_ITEM_HEADER.size - _ITEM_LENGTH_FIELD)
+        self._left_of_pdu -= ITEM_LENGTH_FIELD + length
+        size = length - (ITEM_HEADER.size - ITEM_LENGTH_FIELD)
         if self._context_id not in (0, context_id):
             raise _Violation(f"context {context_id} within a message of context {self._context_id}")
-        if bool(control & _IS_COMMAND) is not (self._phase is _Phase.COMMAND):
+        if bool(control & IS_COMMAND) is not (self._phase is _Phase.COMMAND):
             raise _Violation("a command set within a data set, or a data set without a command set")
         if self._phase is _Phase.COMMAND:
-            self._read_command(context_id, size, is_last=bool(control & _IS_LAST))
+            self._read_command(context_id, size, is_last=bool(control & IS_LAST))
         elif self._phase is _Phase.DATA_SET:
-            self._read_data_set(size, is_last=bool(control & _IS_LAST))
+            self._read_data_set(size, is_last=bool(control & IS_LAST))
         else:
             self._read_other_data_set(control, size)
 
@@ -191,16 +197,19 @@ class Receiver:
         if not is_last:
             return
         encoded, self._command = bytes(self._command), bytearray()
-        self._request = _command_elements(encoded)
-        has_data_set = self._request.get(_COMMAND_DATA_SET_TYPE) != _NO_DATA_SET
+        try:
+            self._request = decode_command(encoded)
+        except ValueError as error:
+            raise _Violation(f"a command set {error}") from None
+        has_data_set = self._request.get(COMMAND_DATA_SET_TYPE) != NO_DATA_SET
         context = self._assoc._accepted_cx[context_id]
-        is_store = self._request.get(_COMMAND_FIELD) == _C_STORE_RQ and len(self._request.get(_MESSAGE_ID, b"")) == 2
+        is_store = self._request.get(COMMAND_FIELD) == C_STORE_RQ and len(self._request.get(MESSAGE_ID, b"")) == 2
         if is_store and has_data_set and is_storage(str(context.abstract_syntax)):
             self._phase = _Phase.DATA_SET
             self._open_store(str(context.transfer_syntax[0]))
         else:
             self._phase = _Phase.OTHER_DATA_SET if has_data_set else _Phase.COMMAND
-            self._hand_over(_IS_COMMAND | _IS_LAST, encoded)
+            self._hand_over(IS_COMMAND | IS_LAST, encoded)
             if not has_data_set:
                 self._context_id = 0
 
@@ -220,7 +229,7 @@ class Receiver:
         if self._n_other > MAX_OTHER_DATA_SET_BYTES:
             raise _Violation(f"a data set of more than {MAX_OTHER_DATA_SET_BYTES} bytes for a service we do not offer")
         self._hand_over(control, b"".join(map(bytes, self._pieces(size))))
-        if control & _IS_LAST:
+        if control & IS_LAST:
             self._phase, self._context_id, self._n_other = _Phase.COMMAND, 0, 0
 
     def _hand_over(self, control: int, fragment: bytes) -> None:
@@ -240,8 +249,8 @@ class Receiver:
         try:
             self._reception = self._handlers.open_store(
                 self._assoc,
-                sop_class_uid=self._uid(_AFFECTED_SOP_CLASS_UID),
-                sop_instance_uid=self._uid(_AFFECTED_SOP_INSTANCE_UID),
+                sop_class_uid=self._uid(AFFECTED_SOP_CLASS_UID),
+                sop_instance_uid=self._uid(AFFECTED_SOP_INSTANCE_UID),
                 transfer_syntax_uid=transfer_syntax_uid,
             )
         except Exception as error:  # noqa: BLE001 - told in the answer, which comes after the data set
@@ -251,11 +260,11 @@ class Receiver:
         return self._request.get(element, b"").decode("ascii", "replace").strip(" \0")
 
     def _answer_store(self) -> None:
-        answer = self._handlers.answer_store(self._assoc, self._uid(_AFFECTED_SOP_INSTANCE_UID), self._file)
+        answer = self._handlers.answer_store(self._assoc, self._uid(AFFECTED_SOP_INSTANCE_UID), self._file)
         self._drop()
-        response = _store_response(self._request, answer)
-        longest = (self._assoc.requestor.maximum_length or 0) - _ITEM_HEADER.size  # 0: unlimited
-        self._wire.send(_command_pdus(self._context_id, response, longest if longest > 0 else len(response)))
+        response = encode_store_response(self._request, answer)
+        longest = (self._assoc.requestor.maximum_length or 0) - ITEM_HEADER.size  # of a fragment; 0: unlimited
+        self._wire.send(command_pdus(self._context_id, response, longest & ~1 if longest > 1 else len(response)))
         self._phase, self._context_id = _Phase.COMMAND, 0
         self._handlers.end_message(self._assoc)
 
@@ -316,49 +325,3 @@ class Receiver:
         dul = self._assoc.dul
         if self._assoc._kill or self._assoc.is_aborted or not dul.is_alive() or dul.idle_timer_expired():
             raise AssociationEnded
-
-
-def _command_elements(encoded: bytes) -> dict[int, bytes]:
-    """Values of a command set by element number."""
-    elements: dict[int, bytes] = {}
-    position = 0
-    while position < len(encoded):
-        if position + _COMMAND_ELEMENT.size > len(encoded):
-            raise _Violation("a command set that ends within an element")
-        group, element, length = _COMMAND_ELEMENT.unpack_from(encoded, position)
-        position += _COMMAND_ELEMENT.size
-        if group or length > len(encoded) - position:
-            raise _Violation("a command set with an element of another group, or longer than the command set")
-        elements[element] = encoded[position : position + length]
-        position += length
-    return elements
-
-
-def _store_response(request: dict[int, bytes], answer: Answer) -> bytes:
-    """The command set of a C-STORE-RSP (PS3.7 9.3.1.2). UIDs that are none are not repeated; the peer need not
-    have them."""
-    comment = answer.comment.encode("ascii")
-    values = {
-        _AFFECTED_SOP_CLASS_UID: request.get(_AFFECTED_SOP_CLASS_UID, b""),
-        _COMMAND_FIELD: _C_STORE_RSP,
-        _MESSAGE_ID_RESPONDED_TO: request[_MESSAGE_ID],
-        _COMMAND_DATA_SET_TYPE: _NO_DATA_SET,
-        _STATUS: int(answer.status).to_bytes(2, "little"),
-        _ERROR_COMMENT: comment + b" " * (len(comment) % 2),
-        _AFFECTED_SOP_INSTANCE_UID: request.get(_AFFECTED_SOP_INSTANCE_UID, b""),
-    }
-    known = ((element, value) for element, value in values.items() if 0 < len(value) <= _MAX_UID_BYTES)
-    elements = b"".join(_COMMAND_ELEMENT.pack(0, element, len(value)) + value for element, value in known)
-    return _COMMAND_ELEMENT.pack(0, 0, 4) + len(elements).to_bytes(4, "little") + elements
-
-
-def _command_pdus(context_id: int, command: bytes, longest: int) -> bytes:
-    """A command set as P-DATA-TF PDUs with fragments of at most `longest` bytes."""
-    pdus = []
-    for start in range(0, len(command), longest):
-        fragment = command[start : start + longest]
-        control = _IS_COMMAND | (_IS_LAST if start + longest >= len(command) else 0)
-        length = len(fragment) + _ITEM_HEADER.size - _ITEM_LENGTH_FIELD
-        item = _ITEM_HEADER.pack(length, context_id, control) + fragment
-        pdus.append(PDU_HEADER.pack(P_DATA_TF, len(item)) + item)
-    return b"".join(pdus)

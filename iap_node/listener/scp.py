@@ -1,14 +1,14 @@
 """The life of the C-STORE and C-ECHO SCP: bind, serve, stop. Wired by `iap-node listen`.
 
-pynetdicom does the upper layer: negotiation, TLS, timers, DIMSE. `handlers` decides, `intake` files.
+pynetdicom does the upper layer: negotiation, TLS, timers, DIMSE. `receiver` moves the bytes of C-STORE, `handlers`
+decides, `intake` files.
 
 What is bounded: the number of associations (`max_associations`; a further one is rejected as "local limit
 exceeded"), the number of connections that have not got so far (`NEGOTIATING`), the time a connection may take
 for TLS and for its A-ASSOCIATE-RQ (`association_timeout_s`), the time it may be silent, in the middle of a
-PDU too (`idle_timeout_s`), and the connections that wait to be accepted (`BACKLOG`). Each association holds
-one instance in memory at a time: the largest instance times `max_associations` is what the process may need.
-What one peer sends as one instance, or as one PDU, is not bounded yet: whoever is on the allow-list can fill
-the memory.
+PDU too (`idle_timeout_s`), and the connections that wait to be accepted (`BACKLOG`). An association holds one
+buffer of `receiver.BUFFER_BYTES`, however large its instances and PDUs are. How much of the disk one peer may fill is
+not bounded yet.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from iap_node.config import ListenerConfig
 from iap_node.database.engine import Database
 from iap_node.database.tables import InstanceRow
 from iap_node.errors import ConfigError
-from iap_node.listener.intake import FiledInstance, Intake, Reception
+from iap_node.listener.intake import FiledInstance, Intake
+from iap_node.listener.reception import Reception
 from iap_node.listener.scp import StoreScp
 from iap_node.spool import Spool
 from tests.integration.listener.conftest import KEY, Node, Sender, make_instance, wait_for
