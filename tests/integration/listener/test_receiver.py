@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import shutil
 import socket
 import struct
@@ -24,7 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.transport import RequestHandler
 
 from iap_node.database.engine import Database
-from iap_node.database.tables import InstanceRow, QuarantineRow
+from iap_node.database.tables import ConflictRow, InstanceRow, QuarantineRow
 from iap_node.listener import scp
 from iap_node.listener.handlers import Handlers
 from iap_node.listener.receiver import BUFFER_BYTES, MAX_COMMAND_BYTES
@@ -34,6 +35,7 @@ from tests.integration.listener.wire import (
     COMMAND,
     DATA,
     LAST,
+    RELEASE_RQ,
     VERIFICATION,
     RawSender,
     echo_request,
@@ -398,6 +400,52 @@ def test_associations_leave_no_thread_behind(node: Node) -> None:
             if sequence:
                 assert sender.is_aborted()
     wait_for(lambda: threading.active_count() <= before, "the threads to end")
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """Content with a few bytes changed, cut out, put in or repeated."""
+    mutated = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(mutated))
+        stop = min(len(mutated), start + rng.randint(1, 12))
+        change = rng.choice(["change", "cut", "insert", "repeat", "length"])
+        if change == "change":
+            mutated[start] = rng.randrange(256)
+        elif change == "cut":
+            del mutated[start:stop]
+        elif change == "insert":
+            mutated[start:start] = rng.randbytes(stop - start)
+        elif change == "repeat":
+            mutated[start:start] = mutated[start:stop]
+        else:
+            mutated[start : start + 4] = rng.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x01"])
+    return bytes(mutated)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mutated_messages_leave_a_sound_listener_and_nothing_half_written(node: Node, seed: int) -> None:
+    rng = random.Random(seed)
+    threads, n_messages = threading.active_count(), 60
+    for _ in range(n_messages):
+        sop_instance_uid, dataset = make_dataset()
+        framing = rng.choice([one_pdu_for_all, many_fragments_per_pdu, empty_fragments_and_pdus])
+        content = b"".join(framing(store_request(sop_instance_uid), dataset))
+        with RawSender(node.port) as sender:
+            try:
+                sender.send(mutate(content, rng), RELEASE_RQ)
+                sender.socket.shutdown(socket.SHUT_WR)
+                while sender.socket.recv(65536):
+                    pass
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+    wait_for(lambda: node.scp.open_associations == 0, "the associations to end")
+    wait_for(lambda: threading.active_count() <= threads, "the threads to end")
+    assert not list((node.spool.root / "incoming").glob("*"))
+    n_kept = len(node.rows(InstanceRow)) + len(node.rows(ConflictRow)) + 2 * len(node.rows(QuarantineRow))
+    assert len(node.files()) == n_kept
+    with RawSender(node.port) as sender:
+        sender.send_store(*make_dataset())
+        assert sender.read_response().Status == SUCCESS
 
 
 # ---------------------------------------------------------------- memory
