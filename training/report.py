@@ -11,7 +11,7 @@ from iap_node.dicom.parameters import BY_KEYWORD, Nature
 from training.evaluate import Evaluation
 
 _HEADING = """\
-# The reference model on simulated images
+# What a model is worth on simulated images
 
 Model `{model_id}`, **trained and evaluated on simulated images**: nothing here says how it does on real ones.
 Written by
