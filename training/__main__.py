@@ -35,7 +35,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 _console = Console(stderr=True)
 
 SEED = 2026
-TRAINING_SERIES = 5000
+TRAINING_SERIES = 8000
 HELD_OUT_SERIES = 1000
 
 

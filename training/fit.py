@@ -7,9 +7,11 @@ the weights of an uninterrupted one. Called by the command line and by `training
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,11 @@ class _Run:
         self._losses = HeadLosses(heads, recipe.loss == "uncertainty").to(device)
         self._optimiser = _optimiser(recipe, self._network, self._losses)
         self._average = {name: value.detach().clone() for name, value in self._network.state_dict().items()}
+        # Threads of our own: torch's wait for each other in busy loops, and crawl on a machine that others use.
+        n_parts = recipe.parts if device.type == "cpu" else 1
+        self._replicas = [(self._network, self._losses)]
+        self._replicas += [_sharing(self._network, self._losses) for _ in range(1, n_parts)]
+        self._pool = ThreadPoolExecutor(n_parts) if n_parts > 1 else None
         self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
         self.step = 0
         self._before_s, self._started = 0.0, time.monotonic()
@@ -189,24 +196,46 @@ class _Run:
 
     def advance(self, images: Tensor, targets: Tensor) -> float:
         """One optimiser step; returns the loss."""
-        self._network.train()
         rate = self._recipe.learning_rate * _rate_factor(self._recipe, self.share)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        images = _standardised(
-            _jittered(images, self._recipe, np.random.default_rng([self._seed, self.step, 1])),
-            self._recipe.preprocessing,
+        varied = varied_images(images, self._recipe, [self._seed, self.step])
+        batch = _standardised(varied, self._recipe.preprocessing).to(self._device)
+        parts = list(
+            zip(self._replicas, batch.chunk(len(self._replicas)), targets.chunk(len(self._replicas)), strict=False)
         )
-        images = images.to(self._device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.bfloat16):
-            outputs, _ = self._network(images)
-        loss = self._losses(outputs.float(), targets.to(self._device))
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        if self._pool is None:
+            losses = [self._backward(*part) for part in parts]
+        else:
+            losses = list(self._pool.map(lambda part: self._backward(*part), parts))
+        self._gather_gradients(len(parts))
         self._optimiser.step()
         self.step += 1
         self._update_average()
+        return sum(losses) / len(losses)
+
+    def _backward(self, replica: tuple[ResNet18, HeadLosses], images: Tensor, targets: Tensor) -> float:
+        """Gradients of one part of the batch, on the calling thread."""
+        network, head_losses = replica
+        if self._pool is not None:
+            torch.set_num_threads(1)
+        network.train()
+        network.zero_grad(set_to_none=True)
+        head_losses.zero_grad(set_to_none=True)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.bfloat16):
+            outputs, _ = network(images.contiguous(memory_format=torch.channels_last))
+        loss: Tensor = head_losses(outputs.float(), targets.to(self._device))
+        loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
+
+    def _gather_gradients(self, n_parts: int) -> None:
+        """Mean gradient of the parts, summed in a fixed order, on the first replica."""
+        if n_parts == 1:
+            return
+        for shared in zip(*(_parameters_of(replica) for replica in self._replicas[:n_parts]), strict=True):
+            gradients = [parameter.grad for parameter in shared if parameter.grad is not None]
+            if gradients:
+                shared[0].grad = torch.stack(gradients).sum(dim=0) / n_parts
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -250,6 +279,18 @@ class _Run:
         return {name: value.cpu().contiguous().numpy() for name, value in self._average.items()}
 
 
+def _sharing(network: ResNet18, losses: HeadLosses) -> tuple[ResNet18, HeadLosses]:
+    """A replica with the same parameters in memory, gradients and normalisation statistics of its own."""
+    copies = copy.deepcopy(network), copy.deepcopy(losses)
+    for mine, original in zip(_parameters_of(copies), _parameters_of((network, losses)), strict=True):
+        mine.data = original.data
+    return copies
+
+
+def _parameters_of(replica: tuple[ResNet18, HeadLosses]) -> list[nn.Parameter]:
+    return [*replica[0].parameters(), *replica[1].parameters()]
+
+
 def _optimiser(recipe: Recipe, network: nn.Module, losses: nn.Module) -> torch.optim.Optimizer:
     """Weight decay on everything in Adam, as published; on matrices only in AdamW."""
     if recipe.optimiser == "Adam":
@@ -270,17 +311,33 @@ def _rate_factor(recipe: Recipe, share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - recipe.warm_up) / (1 - recipe.warm_up)))
 
 
-def _jittered(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    """Gain and exponent of the image channel: another brightest pixel or window. K-space stays as it is."""
-    if recipe.intensity_jitter <= 0 or "image" not in recipe.preprocessing.channels:
-        return images
-    channel = recipe.preprocessing.channels.index("image")
-    shape = (len(images), 1, 1)
-    gain = torch.from_numpy(rng.uniform(1 - recipe.intensity_jitter, 1.0, shape).astype(np.float32))
-    exponent = torch.from_numpy(np.exp(rng.uniform(-1, 1, shape) * recipe.intensity_jitter).astype(np.float32))
-    jittered = images.clone()
-    jittered[:, channel] = 255.0 * gain * (images[:, channel] / 255.0) ** exponent
-    return jittered
+def varied_images(images: Tensor, recipe: Recipe, seed: Sequence[int]) -> Tensor:
+    """Prepared slices (n, channels, size, size) as another exposure of the same series would have them.
+
+    The image channel gets another gain and exponent (another brightest pixel or window) and is shifted, edges
+    repeated; the spectrum channel gets noise. Nothing moves in k-space.
+    """
+    rng = np.random.default_rng([*seed, 1])
+    varied = images.clone()
+    if "image" in recipe.preprocessing.channels:
+        channel = recipe.preprocessing.channels.index("image")
+        if recipe.intensity_jitter > 0:
+            shape = (len(images), 1, 1)
+            gain = rng.uniform(1 - recipe.intensity_jitter, 1.0, shape).astype(np.float32)
+            exponent = np.exp(rng.uniform(-1, 1, shape) * recipe.intensity_jitter).astype(np.float32)
+            powered = (images[:, channel] / 255.0) ** torch.from_numpy(exponent)
+            varied[:, channel] = 255.0 * torch.from_numpy(gain) * powered
+        if recipe.position_jitter > 0:
+            size, reach = images.shape[-1], recipe.position_jitter
+            shifts = rng.integers(-reach, reach + 1, (2, len(images), 1))
+            rows, columns = torch.from_numpy(np.clip(np.arange(size) + shifts, 0, size - 1))
+            each = torch.arange(len(images))[:, None, None]
+            varied[:, channel] = varied[each, channel, rows[:, :, None], columns[:, None, :]]
+    if "spectrum" in recipe.preprocessing.channels and recipe.spectrum_noise > 0:
+        channel = recipe.preprocessing.channels.index("spectrum")
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        varied[:, channel] += recipe.spectrum_noise * torch.randn(images[:, channel].shape, generator=generator)
+    return varied
 
 
 def _standardised(images: Tensor, spec: Preprocessing) -> Tensor:

@@ -46,6 +46,14 @@ class Recipe:
         Exponential moving average of the weights, per step; 0 takes the last weights.
     intensity_jitter
         Largest relative change of gain and exponent of the image channel; nothing that moves k-space.
+    position_jitter
+        Largest shift of the image channel, pixels; the spectrum of a shifted patient is the same.
+    spectrum_noise
+        Standard deviation of noise added to the spectrum channel, of 255: about the speckle that one slice
+        has.
+    parts
+        A batch is split into so many, fitted side by side on one core each; normalisation statistics are
+        those of a part.
     bfloat16
         Forward and backward in bfloat16 where the device is fast at it (CPU, CUDA).
     """
@@ -65,6 +73,9 @@ class Recipe:
     warm_up: float = 0.1
     average_decay: float = 0.0
     intensity_jitter: float = 0.0
+    position_jitter: int = 0
+    spectrum_noise: float = 0.0
+    parts: int = 1
     bfloat16: bool = False
 
 
@@ -86,6 +97,9 @@ REFERENCE = Recipe(
     epochs=12,
     average_decay=0.998,
     intensity_jitter=0.15,
+    position_jitter=4,
+    spectrum_noise=2.5,
+    parts=2,
     bfloat16=True,
 )
 

@@ -11,16 +11,19 @@ from iap_node.dicom.parameters import BY_KEYWORD, Nature
 from training.evaluate import Evaluation
 
 _HEADING = """\
-# The reference model on simulated images
+# What a model is worth on simulated images
 
-Model `{model_id}`, **trained and evaluated on simulated images**: nothing here says how it does on real ones.
-Written by
+Model `{model_id}`, **trained and evaluated on simulated images**:
+nothing here says how it does on real ones. Written by
 
     {command}
 
-Data: {data}. {n_series} simulated series of {n_slices} evenly spaced slices, each of another simulated
-patient, none of them seen in training or calibration. Novel series are not left out of the first three
-tables; abstention is the last."""
+Data: {data}.
+Judged: {n_series} simulated series of {n_slices} evenly spaced slices, each of another simulated patient, none of them
+seen in training or calibration. Novel series are not left out of the first three tables; abstention is the last.
+Real series are read for the abstention table only, and differ from the training data both by being real and by their
+anatomy.
+"""
 
 _CLASSES = """
 ## Classes (simulated)
@@ -63,7 +66,7 @@ def as_markdown(evaluation: Evaluation, command: str, data: str) -> str:
         n_series=evaluation.n_series,
         n_slices=evaluation.n_slices_per_series,
     )
-    lines = [heading, _CLASSES, *_class_rows(evaluation), _NUMBERS, *_number_rows(evaluation)]
+    lines = [heading.rstrip(), _CLASSES, *_class_rows(evaluation), _NUMBERS, *_number_rows(evaluation)]
     alphas = [figures.alpha for figures in evaluation.heads[0].audit]
     columns = " | ".join(f"{name} at {alpha:g}" for alpha in alphas for name in ("coverage", "size", "false", "power"))
     lines += [_AUDIT.format(columns=columns, rule="---|" * 4 * len(alphas)), *_audit_rows(evaluation)]

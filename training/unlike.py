@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from iap_node.dicom.pixels import read_series_slices
 from iap_node.errors import NodeError
+from training.simulation.other_anatomy import simulate_head_series
 
 Slices = Sequence[NDArray[np.generic]]
 
@@ -26,6 +27,7 @@ def made_up(n_series: int, seed: int = 0) -> dict[str, list[Slices]]:
     """Series of images that no scanner made of a breast, by name."""
     rng = np.random.default_rng(seed)
     return {
+        "simulated head": [list(simulate_head_series(rng, N_SLICES).pixels) for _ in range(n_series)],
         "noise": [_noise(rng) for _ in range(n_series)],
         "disc": [_disc(rng) for _ in range(n_series)],
         "grey": [[np.full((256, 256), 100, np.uint16)] * N_SLICES for _ in range(1)],

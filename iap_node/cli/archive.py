@@ -13,7 +13,7 @@ from rich.text import Text
 from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, JSON, open_node
 from iap_node.cli.output import as_json as to_json
-from iap_node.cli.output import console, print_json, print_table, printable
+from iap_node.cli.output import console, print_json, print_models, print_table, printable
 from iap_node.cli.series_report import print_series
 from iap_node.dicom.parameters import BY_KEYWORD
 from iap_node.records import JobState, SeriesState, Verdict
@@ -145,6 +145,7 @@ def list_series(
         ],
         empty="no series yet; send one with `storescu`, or `iap-node import` a folder",
     )
+    print_models((one.model_id, one.training_data) for one in found)
 
 
 def _pixels(series: Any) -> str:
@@ -212,6 +213,7 @@ def findings(
         ],
         empty="no findings",
     )
+    print_models((one.model_id, one.training_data) for one in found)
 
 
 def routes(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON) -> None:
@@ -222,7 +224,15 @@ def routes(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON)
     with database.reading() as session:
         found = [one for one in archive.list_series(session, None, limit) if one.judged_revision is not None]
     if as_json:
-        keys = ("series_instance_uid", "judged_revision", "domain", "route_reason", "deliveries")
+        keys = (
+            "series_instance_uid",
+            "judged_revision",
+            "domain",
+            "route_reason",
+            "deliveries",
+            "model_id",
+            "training_data",
+        )
         print_json([{key: to_json(getattr(one, key)) for key in keys} for one in found])
         return
     print_table(
@@ -240,3 +250,4 @@ def routes(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON)
         ],
         empty="nothing was routed yet",
     )
+    print_models((one.model_id, one.training_data) for one in found)

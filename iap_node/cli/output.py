@@ -49,6 +49,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         console().print(Text(empty))
 
 
+def print_models(models: Iterable[tuple[str | None, str | None]]) -> None:
+    """One line per model that spoke, with what it was trained on; (model id, training data), None passed over."""
+    for model_id, training_data in sorted({(one, other or "") for one, other in models if one}):
+        console().print(Text(f"pixels judged by {printable(model_id)}, {printable(training_data)}"))
+
+
 def print_json(value: object) -> None:
     """Any record, or a list of them, as JSON on standard output."""
     print(json.dumps(as_json(value), indent=2, ensure_ascii=True))

@@ -97,6 +97,7 @@ class Finding:
     series_description: str
     revision: int
     model_id: str | None
+    training_data: str | None  # of the model, to be shown with what it says
     comparison: HeaderComparison
 
 
@@ -214,7 +215,14 @@ def list_findings(
 ) -> list[Finding]:
     """Parameters with one of `verdicts` in the newest judgement of each series, the newest series first."""
     query = (
-        select(HeaderComparisonRow, JudgementRow.revision, SeriesRow, StudyRow, PredictionRow.model_id)
+        select(
+            HeaderComparisonRow,
+            JudgementRow.revision,
+            SeriesRow,
+            StudyRow,
+            PredictionRow.model_id,
+            PredictionRow.payload["training_data"].as_string(),
+        )
         .join(JudgementRow, JudgementRow.id == HeaderComparisonRow.judgement_id)
         .join(SeriesRow, SeriesRow.id == JudgementRow.series_id)
         .join(StudyRow, StudyRow.id == SeriesRow.study_id)
@@ -231,9 +239,10 @@ def list_findings(
             series_description=series.series_description,
             revision=revision,
             model_id=model_id,
+            training_data=training_data,
             comparison=_comparison(comparison),
         )
-        for comparison, revision, series, study, model_id in session.execute(query)
+        for comparison, revision, series, study, model_id, training_data in session.execute(query)
     ]
 
 

@@ -66,6 +66,7 @@ class SeriesSummary:
     judged_revision: int | None = None
     novel: bool | None = None  # None: no prediction stands
     model_id: str | None = None
+    training_data: str | None = None  # of the model, to be shown with what it says
     domain: str | None = None  # None: the default route, or not judged yet
     route_reason: str = ""
     n_findings: int = 0  # parameters whose header contradicts the pixels or is missing
@@ -156,6 +157,7 @@ def _summary_query() -> Select[*tuple[object, ...]]:
             SeriesRow.judged_revision,
             PredictionRow.novel,
             PredictionRow.model_id,
+            PredictionRow.payload["training_data"].as_string().label("training_data"),
             RouteDecisionRow.domain,
             func.coalesce(RouteDecisionRow.reason, "").label("route_reason"),
             n_findings.scalar_subquery().label("n_findings"),

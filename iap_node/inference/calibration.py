@@ -94,9 +94,7 @@ def select(calibrations: Sequence[Calibration], n_slices: int) -> Calibration:
     """The calibration of the largest number of slices that a series reaches, or else the smallest."""
     fitting = [item for item in calibrations if item.n_slices <= n_slices]
     return (
-        max(fitting, key=lambda item: item.n_slices)
-        if fitting
-        else min(calibrations, key=lambda item: item.n_slices)
+        max(fitting, key=lambda item: item.n_slices) if fitting else min(calibrations, key=lambda item: item.n_slices)
     )
 
 
@@ -106,9 +104,7 @@ def quantile(alphas: Sequence[float], quantiles: Sequence[float | None], alpha: 
     return fitting[-1] if fitting else None
 
 
-def prediction_set(
-    probabilities: Array, classes: Sequence[str], largest_score: float | None
-) -> tuple[str, ...]:
+def prediction_set(probabilities: Array, classes: Sequence[str], largest_score: float | None) -> tuple[str, ...]:
     """Classes of the conformal set, most probable first; all of them where no quantile is known.
 
     The most probable class is always in: an empty set says nothing to a person, and coverage only grows.

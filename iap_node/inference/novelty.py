@@ -57,22 +57,34 @@ class View:
 
 def score(views: Mapping[str, View], descriptors: Mapping[str, Array], n_slices: int) -> float:
     """Largest ratio of distance to threshold over the views; above `SCORE_THRESHOLD` the series is novel."""
-    ratios = [
-        float(view.distance(descriptors[name])) / view.threshold(n_slices) for name, view in views.items()
-    ]
+    ratios = [float(view.distance(descriptors[name])) / view.threshold(n_slices) for name, view in views.items()]
     return max(ratios) if all(np.isfinite(ratios)) else float("inf")
 
 
 def describe_input(prepared: NDArray[np.floating] | NDArray[np.integer]) -> Array:
-    """Coarse look of slices: (..., channels, size, size) to (..., channels x 64) block means, 0..1."""
+    """Coarse look of slices: mean and roughness of 8 x 8 blocks of every channel, as shares of 255.
+
+    Roughness is the square root of the standard deviation within a block: noise and smooth objects can have the
+    block means of anatomy, not its texture; the root brings the scale of strong and weak texture together.
+
+    Parameters
+    ----------
+    prepared
+        (..., channels, size, size), 0..255.
+
+    Returns
+    -------
+    array
+        (..., channels x 128).
+    """
     size = prepared.shape[-1] // _BLOCKS
-    kept = prepared[..., : size * _BLOCKS, : size * _BLOCKS]
-    blocks = (
-        kept.reshape(*kept.shape[:-2], _BLOCKS, size, _BLOCKS, size).mean(axis=(-3, -1), dtype=np.float64)
-        / 255.0
+    kept = prepared[..., : size * _BLOCKS, : size * _BLOCKS].astype(np.float32) / np.float32(255.0)
+    blocks = kept.reshape(*kept.shape[:-2], _BLOCKS, size, _BLOCKS, size)
+    parts = (blocks.mean(axis=(-3, -1)), np.sqrt(blocks.std(axis=(-3, -1))))
+    described: Array = np.concatenate(
+        [part.reshape(*prepared.shape[:-3], -1) for part in parts], axis=-1, dtype=np.float64
     )
-    flat: Array = blocks.reshape(*prepared.shape[:-3], -1)
-    return flat
+    return described
 
 
 def fit_clusters(
@@ -91,10 +103,7 @@ def fit_clusters(
     for _ in range(n_rounds):
         members = _nearest(points, centres)
         centres = np.stack(
-            [
-                points[members == k].mean(axis=0) if (members == k).any() else centres[k]
-                for k in range(n_clusters)
-            ]
+            [points[members == k].mean(axis=0) if (members == k).any() else centres[k] for k in range(n_clusters)]
         )
     means = centres * spread
     residuals = descriptors - means[members]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
@@ -151,21 +152,15 @@ def write_package(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     arrays = {
-        f"{name}.{part}": getattr(view, part)
-        for name, view in novelty.items()
-        for part in ("means", "whitening")
+        f"{name}.{part}": getattr(view, part) for name, view in novelty.items() for part in ("means", "whitening")
     }
     files = {
-        WEIGHTS_FILE: safetensors.numpy.save(dict(weights)),
-        NOVELTY_FILE: safetensors.numpy.save(
-            {name: array.astype("float32") for name, array in arrays.items()}
-        ),
+        WEIGHTS_FILE: _encoded(weights),
+        NOVELTY_FILE: _encoded({name: array.astype("float32") for name, array in arrays.items()}),
     }
     for name, content in files.items():
         _write(folder / name, content)
-    reference = {
-        name: FileReference(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()
-    }
+    reference = {name: FileReference(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()}
     complete = replace(
         manifest,
         weights=reference[WEIGHTS_FILE],
@@ -174,6 +169,12 @@ def write_package(
         ),
     )
     _write(folder / MANIFEST_FILE, _MANIFEST.dump_json(complete, indent=1))
+
+
+def _encoded(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    # safetensors writes the bytes as they lie: a transposed or channels-last array would come back as another one.
+    ordered = {name: np.array(array, order="C") for name, array in arrays.items()}
+    return bytes(safetensors.numpy.save(ordered))
 
 
 def _view_name(name: str) -> ViewName:
@@ -197,8 +198,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelPackageError(
-            f"cannot read {path}: {error.strerror}; name the folder of a model package, "
-            "or write one with iap-train"
+            f"cannot read {path}: {error.strerror}; name the folder of a model package, or write one with iap-train"
         ) from error
 
 
@@ -212,8 +212,7 @@ def _read_checked(folder: Path, reference: FileReference) -> bytes:
     content = _read(path)
     if hashlib.sha256(content).hexdigest() != reference.sha256:
         raise ModelPackageError(
-            f"{path} is not the file that {MANIFEST_FILE} names (SHA-256 differs); "
-            "copy the whole package again"
+            f"{path} is not the file that {MANIFEST_FILE} names (SHA-256 differs); copy the whole package again"
         )
     return content
 
@@ -222,9 +221,7 @@ def _tensors(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
     try:
         arrays: dict[str, NDArray[Any]] = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
-        raise ModelPackageError(
-            f"{path} is not a safetensors file ({error}); write the package again"
-        ) from error
+        raise ModelPackageError(f"{path} is not a safetensors file ({error}); write the package again") from error
     return arrays
 
 

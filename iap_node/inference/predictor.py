@@ -92,9 +92,7 @@ class Predictor:
         """Network outputs (n, n_outputs) and pooled features (n, n_features) of prepared slices."""
         outputs, features = [], []
         for start in range(0, len(prepared), self._batch_size):
-            batch = standardise(
-                prepared[start : start + self._batch_size], self._package.manifest.preprocessing
-            )
+            batch = standardise(prepared[start : start + self._batch_size], self._package.manifest.preprocessing)
             images = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
             output, feature = self._network(images)
             outputs.append(output.float().cpu().numpy())
@@ -174,9 +172,7 @@ def _continuous(
         keyword=head.keyword,
         kind=head.kind,
         value=head.decode(target),
-        interval=None
-        if residual is None
-        else (head.decode(target - residual), head.decode(target + residual)),
+        interval=None if residual is None else (head.decode(target - residual), head.decode(target + residual)),
         intervals=intervals,
         alpha=alpha,
         by_association=head.by_association,
@@ -197,15 +193,10 @@ def build_network(package: ModelPackage) -> ResNet18:
     try:
         tensors = safetensors.torch.load(package.weights)
         network.load_state_dict(
-            {
-                name: tensor.float() if tensor.is_floating_point() else tensor
-                for name, tensor in tensors.items()
-            }
+            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         )
     except safetensors.SafetensorError as error:
-        raise ModelPackageError(
-            f"{path} is not a safetensors file ({error}); write the package again"
-        ) from error
+        raise ModelPackageError(f"{path} is not a safetensors file ({error}); write the package again") from error
     except RuntimeError as error:  # torch names the tensors that are missing, unexpected or of another shape
         first = " ".join(str(error).split())[:300]
         raise ModelPackageError(

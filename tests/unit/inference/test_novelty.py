@@ -1,6 +1,7 @@
 """Novelty: training-like series pass at the promised rate, others do not."""
 
 import numpy as np
+import pytest
 
 from iap_node.inference import novelty
 from iap_node.inference.novelty import View
@@ -53,9 +54,14 @@ def test_threshold_is_that_of_the_largest_reached_number_of_slices():
     assert [view.threshold(n) for n in (1, 2, 7, 8, 24)] == [5.0, 5.0, 5.0, 3.0, 3.0]
 
 
-def test_input_description_is_the_mean_of_blocks():
+def test_input_description_is_mean_and_roughness_of_blocks():
     prepared = np.zeros((3, 2, 100, 100), np.uint8)
     prepared[:, 1, :12, 12:24] = 255
+    prepared[:, 0, 12:24:2, :12] = 255
     described = novelty.describe_input(prepared)
-    assert described.shape == (3, 128)
-    assert described[0].sum() == described[0, 64 + 1] == 1
+    assert described.shape == (3, 256)
+    means, roughness = described[0, :128], described[0, 128:]
+    assert np.flatnonzero(means).tolist() == [8, 64 + 1]
+    assert means[[8, 65]].tolist() == [0.5, 1.0]
+    assert np.flatnonzero(roughness).tolist() == [8]
+    assert roughness[8] == pytest.approx(np.sqrt(0.5))

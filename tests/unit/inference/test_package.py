@@ -12,7 +12,8 @@ import pytest
 import safetensors.numpy
 
 from iap_node.errors import ModelPackageError
-from iap_node.inference.package import load_package, package_folder
+from iap_node.inference.novelty import View
+from iap_node.inference.package import load_package, package_folder, write_package
 from iap_node.inference.predictor import Predictor
 
 
@@ -43,6 +44,23 @@ def test_a_package_loads_as_it_was_written(tmp_path, write_tiny_package):
     assert [head.by_association for head in package.manifest.parameters] == [False, True, False]
     assert package.manifest.calibration[0].heads[0].quantiles == (None, 0.99, 0.2)
     assert set(package.novelty) == {"feature", "input"}
+
+
+def test_arrays_come_back_as_they_were_whatever_their_layout_in_memory(tmp_path, write_tiny_package):
+    package = load_package(write_tiny_package(tmp_path / "tiny"))
+    tensors = safetensors.numpy.load(package.weights)
+    # As torch's channels-last format and a transposed matrix lie in memory: the same values, other strides.
+    turned = {name: np.asfortranarray(array) for name, array in tensors.items()}
+    views = {
+        name: View(np.asfortranarray(view.means), np.asfortranarray(view.whitening), view.thresholds)
+        for name, view in package.novelty.items()
+    }
+    write_package(tmp_path / "again", package.manifest, turned, views)
+    again = load_package(tmp_path / "again")
+    for name, array in safetensors.numpy.load(again.weights).items():
+        np.testing.assert_array_equal(array, tensors[name], err_msg=name)
+    for name, view in package.novelty.items():
+        np.testing.assert_array_equal(again.novelty[name].whitening, view.whitening)
 
 
 def test_identity_changes_with_the_manifest(tmp_path, write_tiny_package):

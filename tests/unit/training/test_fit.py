@@ -133,3 +133,37 @@ def test_the_published_loss_is_the_unweighted_sum():
     wanted = np.log(2) + np.log(3) + 1.0
     assert losses(outputs, targets).item() == pytest.approx(wanted, rel=1e-6)
     assert not losses.log_variances.requires_grad
+
+
+def test_variation_never_moves_the_spectrum_and_keeps_the_range_of_the_image():
+    recipe = replace(REFERENCE, spectrum_noise=0.0)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 2, 96, 96)).astype(np.float32))
+    varied = fitting.varied_images(images, recipe, [1, 2])
+    torch.testing.assert_close(varied[:, 1], images[:, 1])
+    assert not torch.equal(varied[:, 0], images[:, 0])
+    assert varied.min() >= 0
+    assert varied.max() <= 255
+    torch.testing.assert_close(varied, fitting.varied_images(images, recipe, [1, 2]))
+
+
+def test_position_is_varied_by_at_most_the_jitter():
+    recipe = replace(REFERENCE, intensity_jitter=0.0, spectrum_noise=0.0, position_jitter=3)
+    images = torch.zeros(40, 2, 96, 96)
+    images[:, 0, 50, 40] = 255.0
+    places = fitting.varied_images(images, recipe, [3])[:, 0].nonzero()[:, 1:] - torch.tensor([50, 40])
+    assert len(places) == 40
+    assert places.abs().max() == 3
+
+
+def test_parts_of_a_batch_give_the_gradient_of_their_mean(tmp_path):
+    # Without normalisation by batch statistics the parts would agree to rounding; with it they agree in direction.
+    data = tiny_set(SMALL_REFERENCE)
+    heads = heads_for(SMALL_REFERENCE, data.labels)
+    weights = {}
+    for parts in (1, 2):
+        recipe = replace(SMALL_REFERENCE, parts=parts, learning_rate=1e-3, average_decay=0.0, warm_up=0.01)
+        weights[parts] = fitting.fit(recipe, heads, data, tmp_path / str(parts), epochs=1).weights["fc.bias"]
+    torch.manual_seed(0)
+    start = ResNet18(2, n_outputs(heads), SMALL_REFERENCE.width).state_dict()["fc.bias"].numpy()
+    one, two = weights[1] - start, weights[2] - start
+    assert one @ two / np.linalg.norm(one) / np.linalg.norm(two) > 0.8
