@@ -21,6 +21,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
+from iap_node.errors import RetriableError
 from iap_node.listener.admission import is_storage
 from iap_node.listener.command_set import (
     AFFECTED_SOP_CLASS_UID,
@@ -121,7 +122,7 @@ class Receiver:
         self._request: dict[int, bytes] = {}
         self._n_other = 0
         self._reception: Reception | None = None
-        self._failure: Exception | None = None  # why the data set that is coming in cannot be stored
+        self._failure: RetriableError | None = None  # why the data set that is coming in cannot be stored
 
     def run(self) -> None:
         """File and answer stores until pynetdicom has something to do: a message to serve, an association to end."""
@@ -146,8 +147,8 @@ class Receiver:
         except _Violation as violation:
             self._log_violation(str(violation))
             dul.indicate(INVALID_PDU)
-        except Exception as error:  # noqa: BLE001 - an edge: our own fault must end the association, not hang it
-            self._log_violation(f"what the receiver has no answer to: {where(error)}")
+        except Exception as error:  # noqa: BLE001 - an edge: pynetdicom's decoding of hostile bytes, or our own fault
+            self._log_violation(f"what cannot be decoded: {where(error)}")
             dul.indicate(INVALID_PDU)
         self._over = True
         self._drop()
@@ -218,7 +219,7 @@ class Receiver:
             if self._failure is None:
                 try:
                     cast(Reception, self._reception).write(piece)
-                except Exception as error:  # noqa: BLE001 - told in the answer, which comes after the data set
+                except RetriableError as error:  # told in the answer, which comes after the data set
                     self._failure = error
                     self._drop()
         if is_last:
@@ -237,10 +238,7 @@ class Receiver:
         primitive = P_DATA()
         primitive.presentation_data_value_list = []
         primitive.presentation_data_value_list.append((self._context_id, bytes([control]) + fragment))
-        try:
-            self._messages.receive_primitive(primitive)
-        except Exception as error:  # noqa: BLE001 - hostile bytes: whatever pynetdicom's decoding says about them
-            raise _Violation(f"a message that cannot be decoded ({type(error).__name__})") from None
+        self._messages.receive_primitive(primitive)
 
     # ------------------------------------------------------------ C-STORE
 
@@ -253,7 +251,7 @@ class Receiver:
                 sop_instance_uid=self._uid(AFFECTED_SOP_INSTANCE_UID),
                 transfer_syntax_uid=transfer_syntax_uid,
             )
-        except Exception as error:  # noqa: BLE001 - told in the answer, which comes after the data set
+        except RetriableError as error:  # told in the answer, which comes after the data set
             self._failure = error
 
     def _uid(self, element: int) -> str:

@@ -47,11 +47,21 @@ class Wire(AssociationSocket):
     def __init__(self, assoc: Association, connection: socket.socket) -> None:
         self._turn = threading.Lock()
         self._aborted = False
+        self._given_back = bytearray()
         self._send_timeout_s = connection.gettimeout()
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(connection, select.POLLIN)
         self._writable.register(connection, select.POLLOUT)
         super().__init__(assoc, client_socket=connection)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """As pynetdicom's, after what was given back."""
+        given, self._given_back = self._given_back[:nr_bytes], self._given_back[nr_bytes:]
+        return given + super().recv(nr_bytes - len(given))
+
+    def give_back(self, content: bytearray) -> None:
+        """Let the next `recv` begin with these bytes."""
+        self._given_back = content
 
     def stop_blocking(self) -> None:
         """From here on `read_into` is used instead of `recv`."""
@@ -135,13 +145,9 @@ class UpperLayer(DULServiceProvider):
         self.event_queue.put(event)
         self._news.set()
 
-    def indicate_pdu(self, pdu: bytes | bytearray) -> None:
-        """A whole PDU came in."""
-        try:
-            decoded, event = self._decode_pdu(bytearray(pdu))
-        except Exception:  # noqa: BLE001 - hostile bytes: whatever pynetdicom's decoding says about them
-            self.indicate(INVALID_PDU)
-            return
+    def indicate_pdu(self, pdu: bytes) -> None:
+        """A whole PDU came in; raises whatever pynetdicom's decoding says about hostile bytes."""
+        decoded, event = self._decode_pdu(bytearray(pdu))
         self._recv_pdu.put(decoded)
         self.indicate(event)
 
@@ -165,16 +171,11 @@ class UpperLayer(DULServiceProvider):
         wire = cast(Wire, self.socket)
         try:
             header = wire.recv(PDU_HEADER.size)
-            if len(header) < PDU_HEADER.size:
-                raise ConnectionResetError
-            pdu_type, length = PDU_HEADER.unpack(header)
-            if pdu_type not in PDU_TYPES or length > MAX_CONTROL_PDU_BYTES:
-                self.indicate(INVALID_PDU)
-                return
-            body = wire.recv(length)
-            if len(body) < length:
-                raise ConnectionResetError
         except OSError:
             self.indicate(CONNECTION_CLOSED)
             return
-        self.indicate_pdu(header + body)
+        if len(header) == PDU_HEADER.size and PDU_HEADER.unpack(header)[1] > MAX_CONTROL_PDU_BYTES:
+            self.indicate(INVALID_PDU)
+            return
+        wire.give_back(header)
+        super()._read_pdu_data()
