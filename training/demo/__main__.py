@@ -31,7 +31,7 @@ from iap_node.records import JobState, SeriesState
 from training.demo.outcome import Outcome, conclude, outcome_of, show
 from training.demo.studies import GE_DOMAIN, SIEMENS_DOMAIN, count, make_studies
 
-# The demo compares 96 right header values; at audit.alpha = 0.01 about one of them would be accused by chance. With this
+# The demo compares 96 header values; at audit.alpha = 0.01 about one right one would be accused by chance. With this
 # seed none is, so that whatever is not as it should be is news.
 SEED = 2308
 WAIT_S = 120.0
