@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -32,7 +32,6 @@ class _Role:
     started_at: float = 0.0
     start_again_at: float = 0.0
     wait_s: float = RESTART_FIRST_S
-    restarts: int = field(default=0)
 
 
 class Supervisor:
@@ -74,7 +73,6 @@ class Supervisor:
             log.warning("role ended", role=role.name, exit_code=code, restart_in_s=role.wait_s)
             self._close_pipe(role)
             role.process = None
-            role.restarts += 1
             role.start_again_at = now + role.wait_s
             role.wait_s = min(2 * role.wait_s, RESTART_MOST_S)
         if now >= role.start_again_at:

@@ -19,8 +19,6 @@ from sqlalchemy import select
 from iap_node.database.tables import InstanceRow
 from tests.acceptance.conftest import RunningNode, wait_for
 
-FOLDER_OF_CORPUS = "mr-real"
-
 # storescu proposes what it is told to: the option for each transfer syntax of the corpus
 STORESCU_OPTION = {
     "1.2.840.10008.1.2": "-xi",
@@ -70,15 +68,28 @@ def finish(sender: subprocess.Popen[bytes]) -> None:
     assert sender.returncode == 0, output.decode(errors="replace")[-4000:]
 
 
-@pytest.fixture
-def received_by_dcmtk(mr_real: Path, tmp_path: Path, program: Callable[[str, str], str]) -> dict[str, list[bytes]]:
-    """Data set bytes by SOP Instance UID, as DCMTK's bit-preserving storescp got them from dcmsend."""
-    storescp, dcmsend = program("storescp", "dcmtk"), program("dcmsend", "dcmtk")
-    folder = tmp_path / "storescp"
+def start_senders(
+    program: Callable[[str, str], str], sender: str, associations: int, port: int, files: Sequence[Path]
+) -> list[subprocess.Popen[bytes]]:
+    """Send files by a DCMTK program, over several associations at once (storescu: one per transfer syntax)."""
+    path = program(sender, "dcmtk")
+    if sender == "storescu":
+        return list(send_by_storescu(path, port, files))
+    return [send_by_dcmsend(path, port, files[start::associations]) for start in range(associations)]
+
+
+def receive_by_dcmtk(
+    program: Callable[[str, str], str], sender: str, files: Sequence[Path], folder: Path
+) -> dict[str, list[bytes]]:
+    """Data set bytes by SOP Instance UID, as DCMTK's bit-preserving storescp gets them from the same sender."""
     folder.mkdir()
-    server, port = start_storescp(storescp, folder)
+    server, port = start_storescp(program("storescp", "dcmtk"), folder)
     try:
-        finish(send_by_dcmsend(dcmsend, port, corpus_files(mr_real)))
+        if sender == "storescu":  # storescp serves one association at a time
+            for process in send_by_storescu(program(sender, "dcmtk"), port, files):
+                finish(process)
+        else:
+            finish(send_by_dcmsend(program(sender, "dcmtk"), port, files))
     finally:
         server.terminate()
         server.wait(10)
@@ -124,18 +135,14 @@ def test_every_real_instance_is_archived_as_received_and_every_series_answered(
     mr_real: Path,
     make_node: Callable[..., RunningNode],
     program: Callable[[str, str], str],
-    received_by_dcmtk: dict[str, list[bytes]],
+    tmp_path: Path,
     sender: str,
     associations: int,
 ) -> None:
     files = corpus_files(mr_real)
     node = make_node()
     node.start()
-    if sender == "dcmsend":
-        shares = [files[start::associations] for start in range(associations)]
-        running = [send_by_dcmsend(program("dcmsend", "dcmtk"), node.port, share) for share in shares]
-    else:
-        running = list(send_by_storescu(program("storescu", "dcmtk"), node.port, files))
+    running = start_senders(program, sender, associations, node.port, files)
     for process in running:
         finish(process)
 
@@ -147,10 +154,9 @@ def test_every_real_instance_is_archived_as_received_and_every_series_answered(
         paths = dict(session.execute(select(InstanceRow.sop_instance_uid, InstanceRow.spool_path)).all())
     database.dispose()
     archived = {uid: dataset_bytes(spool / path) for uid, path in paths.items()}
-    assert set(archived) == set(received_by_dcmtk)
-    if sender == "dcmsend":
-        differing = [uid for uid, content in archived.items() if content not in received_by_dcmtk[uid]]
-        assert differing == []
+    expected = receive_by_dcmtk(program, sender, files, tmp_path / "storescp")
+    assert set(archived) == set(expected)
+    assert [uid for uid, content in archived.items() if content not in expected[uid]] == []
 
     # the shipped model knows simulated breast MR only: a real series is novel, or says why it was not analysed
     verdicts = {str(one["series_instance_uid"]): (one["novel"], one["not_analysed_reason"]) for one in series}
