@@ -34,6 +34,13 @@ class DatabaseConfig(Section):
     url: str | None = None  # None: SQLite (WAL) in the data directory
 
 
+class SpoolConfig(Section):
+    """How instances are kept on the disk."""
+
+    durability: Literal["strict", "relaxed"] = "strict"
+    prepared_mb: int = Field(512, ge=0)
+
+
 class TlsConfig(Section):
     """DICOM TLS (PS3.15 Annex B): certificate and key of this node, CA of the peers."""
 
@@ -206,6 +213,7 @@ class NodeConfig(Section):
 
     data_dir: Path = Path("var")
     database: DatabaseConfig = DatabaseConfig()
+    spool: SpoolConfig = SpoolConfig()
     listener: ListenerConfig = ListenerConfig()
     series: SeriesConfig = SeriesConfig()
     jobs: JobsConfig = JobsConfig()
