@@ -51,7 +51,7 @@ class ReceivedInstance:
 
     header: InstanceHeader
     spool_path: str  # relative to the spool's root, POSIX separators
-    sha256: str  # of transfer syntax UID + data set bytes as received (file meta excluded)
+    checksum: str  # of transfer syntax UID + data set bytes as received (file meta excluded)
     size_bytes: int  # of the Part 10 file
     calling_ae_title: str
     source_address: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -33,9 +34,26 @@ def insert_if_new(
     return session.connection().execute(statement, values).first() is not None  # cheaper than the session's way
 
 
+def insert_all_or_none(
+    session: Session,
+    table: type[Table],
+    unique: tuple[InstrumentedAttribute[Any], ...],
+    rows: Sequence[Mapping[str, Any]],
+) -> bool:
+    """Insert rows with the same keys; False when one with the same `unique` columns is there: roll back then."""
+    names = tuple(column.key for column in unique)
+    statement = _insert_or_leave(session.get_bind().dialect.name, table, names)
+    return session.connection().execute(statement, list(rows)).rowcount == len(rows)
+
+
 def _insert(dialect: str, table: type[Table]) -> Insert:
     rows = cast(sqlalchemy.Table, table.__table__)
     return sqlite.insert(rows) if dialect == "sqlite" else postgresql.insert(rows)
+
+
+@cache
+def _insert_or_leave(dialect: str, table: type[Table], unique: tuple[str, ...]) -> Insert:
+    return _insert(dialect, table).on_conflict_do_nothing(index_elements=unique)
 
 
 @cache  # building a statement takes longer than SQLite takes to run it

@@ -11,18 +11,18 @@ from sqlalchemy.orm import Session
 from iap_node.database.tables import ConflictRow, InstanceRow
 
 
-def path_of_reception(session: Session, sop_instance_uid: str, sha256: str) -> str | None:
+def path_of_reception(session: Session, sop_instance_uid: str, checksum: str) -> str | None:
     """The spool path of the row, of an instance or of a conflict, that stands for these bytes of an instance.
 
     None where no row does.
     """
     instance = select(InstanceRow.spool_path).where(
-        InstanceRow.sop_instance_uid == sop_instance_uid, InstanceRow.sha256 == sha256
+        InstanceRow.sop_instance_uid == sop_instance_uid, InstanceRow.checksum == checksum
     )
     conflict = (
         select(ConflictRow.spool_path)
         .join(InstanceRow, InstanceRow.id == ConflictRow.instance_id)
-        .where(InstanceRow.sop_instance_uid == sop_instance_uid, ConflictRow.sha256 == sha256)
+        .where(InstanceRow.sop_instance_uid == sop_instance_uid, ConflictRow.checksum == checksum)
     )
     return session.scalars(union_all(instance, conflict)).first()
 

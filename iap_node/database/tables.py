@@ -106,7 +106,7 @@ class InstanceRow(Table):
     sop_class_uid: Mapped[str] = mapped_column(HeaderText)
     transfer_syntax_uid: Mapped[str] = mapped_column(HeaderText)
     spool_path: Mapped[str] = mapped_column(unique=True)  # two rows never share a file
-    sha256: Mapped[str] = mapped_column(String(64))
+    checksum: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(HeaderInteger)
     instance_number: Mapped[int | None] = mapped_column(HeaderInteger)
     rows: Mapped[int | None] = mapped_column(HeaderInteger)
@@ -123,7 +123,7 @@ class ConflictRow(Table):
     """Other bytes under a SOP Instance UID that is already here; kept aside, never used."""
 
     __tablename__ = "conflict"
-    __table_args__ = (UniqueConstraint("instance_id", "sha256"),)
+    __table_args__ = (UniqueConstraint("instance_id", "checksum"),)
 
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))  # the one that stands
@@ -132,7 +132,7 @@ class ConflictRow(Table):
     sop_class_uid: Mapped[str] = mapped_column(HeaderText)
     transfer_syntax_uid: Mapped[str] = mapped_column(HeaderText)
     spool_path: Mapped[str]
-    sha256: Mapped[str] = mapped_column(String(64))
+    checksum: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(HeaderInteger)
     calling_ae_title: Mapped[str] = mapped_column(HeaderText)
     source_address: Mapped[str] = mapped_column(HeaderText)

@@ -243,6 +243,22 @@ def open_data_set(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BinaryI
     yield BytesIO(plain), transfer_syntax_uid
 
 
+def transfer_syntax_of(head: bytes) -> str:
+    """The transfer syntax UID that file meta states.
+
+    Parameters
+    ----------
+    head
+        DICM and file meta, as `file_preamble` makes them behind the first 128 bytes.
+
+    Raises
+    ------
+    UnreadableInstance
+        It is no file meta.
+    """
+    return _read_file_meta(BytesIO(bytes(128) + head))
+
+
 def _read_file_meta(file: BinaryIO) -> str:
     """The transfer syntax UID; leaves the file at the first element of the data set."""
     start = 132 if file.read(132)[128:] == b"DICM" else 0

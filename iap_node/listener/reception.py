@@ -1,78 +1,99 @@
-"""An instance on its way in: a file in the spool that has no name yet, and what makes two receptions the same.
+"""An instance on its way in: who sends it, its bytes in the spool, and what makes two receptions the same.
 
-Made and filed by `intake`; written by whoever has the bytes.
+Made and kept by `intake`; written by whoever has the bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import BinaryIO
 
 import structlog
 
-from iap_node.spool import Spool, disk_errors_are_retriable
+from iap_node.spool import Spool, content_checksum, disk_errors_are_retriable
+
+# A header is read from memory where the first parts of a data set hold it: nearly always, and 100 times as fast.
+HEAD_BYTES = 65_536
 
 log = structlog.get_logger("intake")
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a C-STORE-RQ says, its presentation context and its association."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    calling_ae_title: str
+    source_address: str
+
+
 class Reception:
-    """An instance on its way in, from `Intake.open`: its request, and a file in the spool that has no name yet.
+    """An instance on its way in, from `Intake.open`.
 
     Parameters
     ----------
-    preamble
-        What precedes the data set in `file`: preamble and file meta, or nothing where the UIDs allow none.
+    head
+        DICM and file meta; nothing where the request's UIDs allow none.
+
+    Raises
+    ------
+    RetriableError
+        The disk does not work; nothing is left behind.
     """
 
-    def __init__(
-        self,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax_uid: str,
-        calling_ae_title: str,
-        source_address: str,
-        preamble: bytes,
-        spool: Spool,
-    ) -> None:
-        self.sop_class_uid = sop_class_uid
-        self.sop_instance_uid = sop_instance_uid
-        self.transfer_syntax_uid = transfer_syntax_uid
-        self.calling_ae_title = calling_ae_title
-        self.source_address = source_address
-        self.preamble = preamble
-        self.file = spool.begin()
-        self.digest = _digest_for(transfer_syntax_uid)
+    def __init__(self, request: Request, spool: Spool, head: bytes) -> None:
+        self.request = request
+        self.instance = spool.begin(head)
         self._root = spool.root
-        self.is_kept = False  # the file has its name: it is the archive's, or the quarantine's
+        self._n_head = self.instance.size_bytes
+        self.checksum = content_checksum(request.transfer_syntax_uid)
+        self.is_kept = False  # it is the archive's, or the quarantine's
 
-    def write(self, fragment: bytes | memoryview) -> None:
-        """Append a piece of the data set; it is written as it is, to the bit, and not kept in memory.
+    @property
+    def size_bytes(self) -> int:
+        """Of the data set so far."""
+        return self.instance.size_bytes - self._n_head
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Append a part of the data set, which must stay as it is until `flush` or the end.
 
         Raises
         ------
         RetriableError
             The disk does not work; `drop` it.
         """
+        self.checksum.update(part)
         with disk_errors_are_retriable(self._root):
-            self.file.write(fragment)
-        self.digest.update(fragment)
+            self.instance.write(part)
+
+    def flush(self) -> None:
+        """Write what is still in the caller's memory; raises as `write`."""
+        with disk_errors_are_retriable(self._root):
+            self.instance.flush()
+
+    def head(self) -> tuple[BinaryIO, bool]:
+        """The first bytes of the data set, and whether they are all of it; close it."""
+        waiting = self.instance.waiting
+        if waiting is None:
+            stream = self.instance.reader()
+            stream.seek(self._n_head)
+            return stream, True
+        parts, n = [], 0
+        for part in waiting:
+            parts.append(part)
+            n += len(part)
+            if n >= HEAD_BYTES:
+                break
+        return BytesIO(b"".join(parts)), n == self.size_bytes
 
     def drop(self) -> None:
         """Leave nothing of it behind, unless it is filed or in the quarantine."""
         if self.is_kept:
             return
         try:
-            self.file.discard()
+            self.instance.discard()
         except OSError as error:  # it has no row and no name: swept away at the next start
-            log.error("unfinished file not removed", sop_instance_uid=self.sop_instance_uid, error=str(error))
-
-
-def content_hash(dataset: bytes, transfer_syntax_uid: str) -> str:
-    """SHA-256, in hexadecimal, that makes two receptions the same instance: of transfer syntax UID and data
-    set."""
-    digest = _digest_for(transfer_syntax_uid)
-    digest.update(dataset)
-    return digest.hexdigest()
-
-
-def _digest_for(transfer_syntax_uid: str) -> hashlib._Hash:
-    return hashlib.sha256(transfer_syntax_uid.encode("ascii", "replace"))
+            log.error("unfinished file not removed", sop_instance_uid=self.request.sop_instance_uid, error=str(error))

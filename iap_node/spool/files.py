@@ -62,8 +62,8 @@ class NewFile:
         stream.seek(0)
         return stream
 
-    def name(self, path: Path) -> None:
-        """Give it its final name; durable when this returns.
+    def name(self, path: Path, *, durable: bool = True) -> None:
+        """Give it its final name; durable when this returns, unless that is not asked for.
 
         The directory of `path` must exist and be durable itself (`make_directory`). After a
         `FileNotFoundError`, because that directory is gone, this may be called again.
@@ -74,10 +74,12 @@ class NewFile:
             Must not exist yet; callers choose names that no one else does.
         """
         handle = self._open_handle()
-        os.fsync(handle)
+        if durable:
+            os.fsync(handle)
         self._path.rename(path)
         self._path = path
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
         self._close()
 
     def discard(self) -> None:

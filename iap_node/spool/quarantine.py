@@ -31,7 +31,7 @@ class Quarantine:
         self, parts: Sequence[bytes | memoryview], facts: Mapping[str, str | int], received_at: datetime
     ) -> tuple[str, bool]:
         """As `take`, of bytes that are in memory; on an error nothing is left behind."""
-        file = self._spool.begin()
+        file = self._spool.new_file()
         with contextlib.ExitStack() as undo, disk_errors_are_retriable(self._spool.root):
             undo.callback(file.discard)
             for part in parts:
@@ -46,7 +46,7 @@ class Quarantine:
         Parameters
         ----------
         file
-            From `Spool.begin`: a Part 10 file where that could be made.
+            From `Spool.new_file`: a Part 10 file where that could be made.
         facts
             Reason, UIDs, sender; nothing of the patient.
         received_at

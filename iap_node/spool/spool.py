@@ -1,9 +1,11 @@
-"""The spool: one Part 10 file per received instance, found by the relative path that its archive row names.
+"""The spool: every received instance as a Part 10 file, found by the spool path that its archive row names.
 
 Layout below the root:
 
-- ``series/<2 hex digits>/<Series Instance UID>/<SOP Instance UID>.<8 hex digits>.dcm``: instances. The first
-  level spreads series over 256 directories. The last digits are random: no two receptions ever share a name,
+- ``segments/<2 hex digits>/<16 hex digits>.seg``: many instances in one file (`segments`, `lanes`). Their spool paths
+  end with ``#<offset>+<length>``. ``segments/unsettled/`` marks those whose rows may be missing.
+- ``series/<2 hex digits>/<Series Instance UID>/<SOP Instance UID>.<8 hex digits>.dcm``: instances that are large. The
+  first level spreads series over 256 directories. The last digits are random: no two receptions ever share a name,
   so that two senders, threads, processes or machines that send the same instance at the same moment cannot
   overwrite or remove each other's file. Which file counts is for the archive to say: a duplicate's file is
   removed again, a conflict's (same SOP Instance UID, other bytes) stays beside the first one under its own
@@ -20,11 +22,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from iap_node.dicom.file_slice import FileSlice, InstanceFile
 from iap_node.dicom.part10 import is_safe_uid
 from iap_node.errors import PermanentError
 from iap_node.spool.files import (
@@ -37,6 +42,10 @@ from iap_node.spool.files import (
     sync_directory,
 )
 
+from iap_node.spool.lanes import SEGMENTS, Lanes, abandoned, erase_records, settle
+from iap_node.spool.new_instance import NewInstance
+from iap_node.spool.segments import PREAMBLE_BYTES, SEGMENT_BYTES, SUFFIX, Facts, Record, RecordKind, aligned, erase, read_records
+
 INSTANCES = "series"
 INCOMING = "incoming"
 LOOKED_THROUGH = "looked-through"  # an empty file; its modification time counts
@@ -44,23 +53,62 @@ LOOKED_THROUGH = "looked-through"  # an empty file; its modification time counts
 DURABLE_DIRECTORIES_REMEMBERED = 4096  # series that one process writes at the same time, with ample room
 
 
+_RECORD = re.compile(rf"({SEGMENTS}/[0-9a-f]{{2}}/[0-9a-f]{{16}}{re.escape(SUFFIX)})#([0-9]+)\+([0-9]+)", re.ASCII)
+
+
 class Spool:
-    """Instance files below one root, which may be a file system shared by several machines.
+    """Instances below one root, which may be a file system shared by several machines.
 
     Safe for use by many threads and processes at once. Making one touches nothing on the disk.
+
+    Parameters
+    ----------
+    durable
+        Whether what is kept is flushed before `keep` returns. Without, a power cut may take it back.
+    prepared_bytes
+        How much room is to be written ahead by a process that receives (`start_preparing`).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, durable: bool = True, prepared_bytes: int = 0) -> None:
         self._root = root.absolute()
+        self._durable = durable
         self._durable_directories: dict[Path, None] = {}  # in order of first use
+        self._lanes = Lanes(self._root, -(-prepared_bytes // SEGMENT_BYTES))
+        self._notes: dict[str, str] = {}  # spool path of a file: of the record that tells of it, until it has its row
 
     @property
     def root(self) -> Path:
         """The absolute root."""
         return self._root
 
+    # ------------------------------------------------------------ reading
+
+    def locate(self, spool_path: str) -> InstanceFile:
+        """Where the bytes of an instance are, to be opened.
+
+        Raises
+        ------
+        PermanentError
+            The name leads out of the spool.
+        """
+        record = _RECORD.fullmatch(spool_path)
+        if record is None:
+            return self.path(spool_path)
+        return FileSlice(self._root / record[1], int(record[2]), int(record[3]))
+
+    def exists(self, spool_path: str) -> bool:
+        """Whether the bytes are there, as many as the name says."""
+        where = self.locate(spool_path)
+        if isinstance(where, Path):
+            return where.exists()
+        try:
+            with where.open() as stream:
+                return any(stream.read(8)) and where.path.stat().st_size >= where.offset + where.length
+        except FileNotFoundError:
+            return False
+
     def path(self, spool_path: str) -> Path:
-        """Absolute path of a file that a row names.
+        """Absolute path of a file in the spool; `locate` knows the other instances too.
 
         Raises
         ------
@@ -71,6 +119,67 @@ class Spool:
         if relative.is_absolute() or ".." in relative.parts or not relative.parts:
             raise PermanentError(f"{spool_path!r} names no file in the spool; repair the row that says so")
         return self._root / relative
+
+    # ------------------------------------------------------------ writing
+
+    def begin(self, head: bytes) -> NewInstance:
+        """An instance whose data set is still to come: `keep` it, or discard it.
+
+        Parameters
+        ----------
+        head
+            DICM and file meta.
+
+        Raises
+        ------
+        RetriableError
+            The disk is full, failing or not writable.
+        """
+        with disk_errors_are_retriable(self._root):
+            return NewInstance(self._lanes, head, self.new_file, durable=self._durable)
+
+    def keep(self, instance: NewInstance, facts: Facts, *, series_instance_uid: str, sop_instance_uid: str) -> str:
+        """Keep an instance from `begin`; its spool path. Call `registered` with it when its row is durable.
+
+        Raises
+        ------
+        RetriableError
+            The disk is full, failing or not writable; the caller discards the instance.
+        """
+
+        def name(file: NewFile) -> str:
+            spool_path = self.new_name(series_instance_uid, sop_instance_uid)
+            self.keep_file(file, spool_path)
+            return spool_path
+
+        with disk_errors_are_retriable(self._root):
+            spool_path, record = instance.keep(facts, name)
+        if record != spool_path:
+            self._notes[spool_path] = record
+        return spool_path
+
+    def registered(self, spool_path: str) -> None:
+        """The archive has a row for these bytes, durably, or needs none."""
+        note = self._notes.pop(spool_path, None)
+        where = self.locate(note or spool_path)
+        if isinstance(where, FileSlice):
+            if note is not None:
+                self._lanes.erase(where)
+            self._lanes.registered(where.path)
+
+    def start_preparing(self) -> None:
+        """Write room ahead from now on; returns at once."""
+        self._lanes.start_preparing()
+
+    def wait_until_prepared(self) -> None:
+        """Return when the room that is to lie ready does, or the disk refused."""
+        self._lanes.wait_until_prepared()
+
+    def close(self) -> None:
+        """Receive no more. What has its rows is put in order; the rest waits for recovery."""
+        self._lanes.close()
+
+    # ------------------------------------------------------------ files of their own
 
     def new_name(self, series_instance_uid: str, sop_instance_uid: str) -> str:
         """A name for one reception of an instance, never given before.
@@ -99,17 +208,17 @@ class Spool:
         RetriableError
             The disk is full, failing or not writable; nothing is left behind.
         """
-        file = self.begin()
+        file = self.new_file()
         with contextlib.ExitStack() as undo, disk_errors_are_retriable(self._root):
             undo.callback(file.discard)
             for part in parts:
                 file.write(part)
-            self.keep(file, spool_path)
+            self.keep_file(file, spool_path)
             undo.pop_all()
         return file.size_bytes
 
-    def begin(self) -> NewFile:
-        """A new file without a final name, for what is still to come: give it to `keep`, or discard it.
+    def new_file(self) -> NewFile:
+        """A new file without a final name, for what is still to come: give it to `keep_file`, or discard it.
 
         Raises
         ------
@@ -126,8 +235,8 @@ class Spool:
                 self._make_durable(incoming)
                 return NewFile(incoming)
 
-    def keep(self, file: NewFile, spool_path: str) -> None:
-        """Give a file from `begin` its name; durable when this returns.
+    def keep_file(self, file: NewFile, spool_path: str) -> None:
+        """Give a file from `new_file` its name; durable when this returns, unless the spool is not.
 
         Raises
         ------
@@ -138,42 +247,36 @@ class Spool:
         with disk_errors_are_retriable(self._root):
             self._make_durable(path.parent)
             try:
-                file.name(path)
+                file.name(path, durable=self._durable)
             except FileNotFoundError:  # retention removed the directory after we last saw it
                 self._durable_directories.clear()
                 self._make_durable(path.parent)
-                file.name(path)
+                file.name(path, durable=self._durable)
 
-    def remove(self, spool_path: str) -> None:
-        """Remove a file; a missing one is no error.
+    # ------------------------------------------------------------ removing, and looking through
 
-        The series' directory stays: another process may be about to write into it and know it to be durable.
+    def remove(self, *spool_paths: str) -> None:
+        """Remove instances; missing ones are no error. Give many at once: each segment is flushed once.
+
+        A file's directory stays: another process may be about to write into it and know it to be durable.
 
         Raises
         ------
         RetriableError
             The disk fails or is not writable.
         """
-        path = self.path(spool_path)
+        records: defaultdict[Path, list[tuple[int, int]]] = defaultdict(list)
         with disk_errors_are_retriable(self._root):
-            path.unlink(missing_ok=True)
-
-    def rename(self, spool_path: str, to: str) -> None:
-        """Give a file another name, whose old file is gone; durable when this returns.
-
-        Raises
-        ------
-        RetriableError
-            The disk fails or is not writable; the file has one of the two names.
-        """
-        source, target = self.path(spool_path), self.path(to)
-        with disk_errors_are_retriable(self._root):
-            make_directory(target.parent, below=self._root)
-            source.rename(target)
-            sync_directory(target.parent)
+            for where in map(self.locate, spool_paths):
+                if isinstance(where, Path):
+                    where.unlink(missing_ok=True)
+                else:
+                    records[where.path].append((where.offset, where.length))
+            for path, places in records.items():
+                erase_records(path, places)
 
     def instances(self, *, changed_since_s: float = 0.0) -> Iterator[SpooledFile]:
-        """All instance files, series by series; those that vanish meanwhile are left out.
+        """All instances that are files of their own, series by series; those that vanish meanwhile are left out.
 
         Parameters
         ----------
@@ -185,6 +288,55 @@ class Spool:
             with contextlib.suppress(FileNotFoundError):
                 if series.stat().st_mtime >= changed_since_s:
                     yield from self._files(series, "*.dcm")
+
+    def segments(self) -> Iterator[Path]:
+        """All segments, marked ones included."""
+        yield from sorted(self._root.glob(f"{SEGMENTS}/??/*{SUFFIX}"))
+
+    def records(self, segment: Path) -> Iterator[tuple[str, Record]]:
+        """The whole instances of a segment, by spool path; a note's is that of the file that it tells of.
+
+        Raises
+        ------
+        RetriableError
+            The disk fails.
+        """
+        with disk_errors_are_retriable(self._root):
+            for record in read_records(segment):
+                if record.kind is RecordKind.NOTE:
+                    yield _text_of(record), record
+                else:
+                    where = record.where
+                    name = segment.relative_to(self._root).as_posix()
+                    yield f"{name}#{where.offset}+{where.length}", record
+
+    def abandoned_segments(self) -> Iterator[Path]:
+        """Segments whose process ended before all their rows were written; each is locked while it is looked at.
+
+        When the caller goes on, all records of the segment must have their rows: it is settled then.
+
+        Raises
+        ------
+        RetriableError
+            The disk fails.
+        """
+        with disk_errors_are_retriable(self._root):
+            for path, handle in abandoned(self._root):
+                adopted = False
+                try:
+                    records = list(read_records(path))
+                    if records:
+                        yield path
+                        for record in records:
+                            if record.kind is RecordKind.NOTE:
+                                erase(handle, record.where.offset, record.where.length)
+                        last = records[-1].where
+                        settle(self._root, path, handle, aligned(last.offset + last.length))
+                    else:
+                        adopted = self._lanes.adopt(path, handle)
+                finally:
+                    if not adopted:
+                        os.close(handle)
 
     def sweep(self, *, older_than_s: float) -> list[SpooledFile]:
         """Remove temporary files that nobody wrote to for `older_than_s` seconds; return what was removed.
@@ -238,3 +390,8 @@ class Spool:
                 with contextlib.suppress(StopIteration, RuntimeError):  # another thread may be forgetting too
                     self._durable_directories.pop(next(iter(self._durable_directories)), None)
             self._durable_directories[directory] = None
+
+
+def _text_of(record: Record) -> str:
+    with record.where.open() as stream:
+        return stream.read()[PREAMBLE_BYTES:].decode()

@@ -129,7 +129,7 @@ def upgrade() -> None:
         sa.Column("sop_class_uid", sa.Text(), nullable=False),
         sa.Column("transfer_syntax_uid", sa.Text(), nullable=False),
         sa.Column("spool_path", sa.Text(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("checksum", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("instance_number", sa.BigInteger(), nullable=True),
         sa.Column("rows", sa.BigInteger(), nullable=True),
@@ -213,7 +213,7 @@ def upgrade() -> None:
         sa.Column("sop_class_uid", sa.Text(), nullable=False),
         sa.Column("transfer_syntax_uid", sa.Text(), nullable=False),
         sa.Column("spool_path", sa.Text(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("checksum", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("calling_ae_title", sa.Text(), nullable=False),
         sa.Column("source_address", sa.Text(), nullable=False),
@@ -222,7 +222,7 @@ def upgrade() -> None:
             ["instance_id"], ["instance.id"], name=op.f("fk_conflict_instance_id_instance")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_conflict")),
-        sa.UniqueConstraint("instance_id", "sha256", name=op.f("uq_conflict_instance_id_sha256")),
+        sa.UniqueConstraint("instance_id", "checksum", name=op.f("uq_conflict_instance_id_checksum")),
     )
     op.create_table(
         "instance_delivery",

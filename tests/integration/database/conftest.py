@@ -40,7 +40,7 @@ def received() -> Callable[..., ReceivedInstance]:
                 **{"patient_id": "P1", "modality": "MR", "instance_number": instance, **header},  # type: ignore[arg-type]
             ),
             spool_path=f"{series}/{sop_instance_uid}-{content}.dcm",
-            sha256=f"{content:0>64}",
+            checksum=f"{content:0>64}",
             size_bytes=1000,
             calling_ae_title="SCANNER",
             source_address="127.0.0.1",

@@ -115,10 +115,10 @@ def check(database: Database, model: Model) -> None:
             found.series[uids[job.series_id]].infer[job.revision] = job.state
         names = {row.id: row for row in session.scalars(select(InstanceRow))}
         for instance in names.values():
-            key = (uids[instance.series_id], instance.sha256[-1], instance.revision)
+            key = (uids[instance.series_id], instance.checksum[-1], instance.revision)
             found.instances[number(instance.sop_instance_uid)] = key
         for conflict in session.scalars(select(ConflictRow)):
-            found.conflicts.add((number(names[conflict.instance_id].sop_instance_uid), conflict.sha256[-1]))
+            found.conflicts.add((number(names[conflict.instance_id].sop_instance_uid), conflict.checksum[-1]))
     assert found == model
 
 

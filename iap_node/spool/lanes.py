@@ -1,0 +1,357 @@
+"""Lanes: the segments that this process writes to, each by one reception at a time.
+
+A segment goes through this: *made* (its name is durable, and so is a mark in `segments/unsettled/`), *prepared* (its
+blocks were written with zeros, which halves the time of a flush: no block is allocated while a sender waits), *in use*,
+*full*, and *settled* once the archive has a row for each of its records: what was not used of it is given back, and the
+mark goes. Whoever writes to a segment holds a lock on it, which ends with the process: a marked segment without a
+lock is what a crash left, and recovery's to read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import structlog
+
+from iap_node.dicom.file_slice import FileSlice
+from iap_node.spool.files import FILE_MODE, make_directory, sync_directory
+from iap_node.spool.segments import SEGMENT_BYTES, SUFFIX, aligned, erase, has_records
+
+SEGMENTS = "segments"
+UNSETTLED = "unsettled"
+
+MAX_RECORD_BYTES = 4 * 1024**2  # what is larger becomes a file of its own: there a flush is not what costs
+_ZEROS_AT_ONCE = 1024**2
+
+log = structlog.get_logger("spool")
+
+
+class Lane:
+    """A segment that this process writes to. Not for several threads at once; `Lanes` sees to that.
+
+    Errors are those of the file system (OSError).
+    """
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self.path = path
+        self.handle = handle
+        self.position = 0  # where the next record begins; a multiple of ALIGNMENT
+        self.n_unregistered = 0  # records without a row yet; guarded by `Lanes`
+        self.is_full = False
+
+    @property
+    def segment_id(self) -> str:
+        """16 hexadecimal digits, random."""
+        return self.path.name.removesuffix(SUFFIX)
+
+    @property
+    def room(self) -> int:
+        """Bytes that the next record may have."""
+        return SEGMENT_BYTES - self.position
+
+    def write(self, parts: Sequence[bytes | memoryview], position: int) -> int:
+        """Write parts one behind the other from `position` of the segment on; returns how many bytes."""
+        written = os.pwritev(self.handle, parts, position)
+        total = sum(map(len, parts))
+        if written < total:  # a signal, or a disk that fills
+            rest = memoryview(b"".join(parts))[written:]
+            while rest:
+                n = os.pwrite(self.handle, rest, position + written)
+                rest, written = rest[n:], written + n
+        return total
+
+
+class Lanes:
+    """The lanes of one process; every method may be called from any thread.
+
+    Parameters
+    ----------
+    root
+        Of the spool.
+    n_prepared
+        How many segments are to lie ready; 0: none, each is made when it is needed.
+    """
+
+    def __init__(self, root: Path, n_prepared: int = 0) -> None:
+        self._root = root
+        self._folder = root / SEGMENTS
+        self._n_prepared = n_prepared
+        self._changed = threading.Condition()
+        self._free: list[Lane] = []  # the last one used is used next, so that few are in use
+        self._ready: list[Lane] = []  # prepared and never used
+        self._in_use: dict[Path, Lane] = {}  # used and not settled, free or taken
+        self._preparing: threading.Thread | None = None
+        self._closed = False
+
+    # ------------------------------------------------------------ writing
+
+    def take(self) -> Lane:
+        """A lane with room for a record of `MAX_RECORD_BYTES`; give it back.
+
+        Raises
+        ------
+        OSError
+            The disk is full or fails.
+        """
+        with self._changed:
+            if self._free:
+                return self._free.pop()
+            lane = self._ready.pop() if self._ready else None
+            self._prepare()
+        lane = lane or self._make()
+        with self._changed:
+            self._in_use[lane.path] = lane
+        return lane
+
+    def give_back(self, lane: Lane, *, record_bytes: int = 0, suspect: bool = False) -> None:
+        """A reception is through.
+
+        Parameters
+        ----------
+        record_bytes
+            Of the record that now stands at the lane's position; 0: none does.
+        suspect
+            A flush failed: what the disk holds is not known, and nothing more is to be written there.
+        """
+        with self._changed:
+            if record_bytes:
+                lane.position += aligned(record_bytes)
+                lane.n_unregistered += 1
+            lane.is_full = suspect or self._closed or lane.room < MAX_RECORD_BYTES
+            if not lane.is_full:
+                self._free.append(lane)
+                return
+        self._settle_if_done(lane)
+
+    def registered(self, segment: Path) -> None:
+        """The archive has a row, durably, for one more record of a segment, or needs none."""
+        with self._changed:
+            lane = self._in_use.get(segment)
+            if lane is None:
+                return
+            lane.n_unregistered -= 1
+        self._settle_if_done(lane)
+
+    def erase(self, where: FileSlice) -> None:
+        """Remove a record of a segment that is in use; where a crash brings it back, nobody minds."""
+        with self._changed:
+            lane = self._in_use.get(where.path)
+        if lane is not None:
+            with contextlib.suppress(OSError):
+                erase(lane.handle, where.offset, where.length)
+
+    def _settle_if_done(self, lane: Lane) -> None:
+        with self._changed:
+            if lane.n_unregistered or not lane.is_full:
+                return
+            if self._in_use.pop(lane.path, None) is None:
+                return
+        try:
+            settle(self._root, lane.path, lane.handle, lane.position)
+        except OSError as error:  # nothing is lost: recovery settles it at the next start
+            log.error("segment not settled", segment=lane.segment_id, error=str(error))
+        os.close(lane.handle)
+
+    # ------------------------------------------------------------ life
+
+    def start_preparing(self) -> None:
+        """Have segments lie ready from now on; returns at once."""
+        with self._changed:
+            self._prepare()
+
+    def wait_until_prepared(self) -> None:
+        """Return when as many segments lie ready as are to, or the disk refused."""
+        with self._changed:
+            thread = self._preparing
+        if thread is not None:
+            thread.join()
+
+    def adopt(self, path: Path, handle: int) -> bool:
+        """Take over a segment that a process prepared and never used; False: it was not wanted, and is removed.
+
+        Parameters
+        ----------
+        handle
+            Holds its lock; stays the caller's when this returns False.
+        """
+        status = os.fstat(handle)
+        is_prepared = status.st_size == SEGMENT_BYTES and status.st_blocks * 512 >= SEGMENT_BYTES
+        with self._changed:
+            if is_prepared and not self._closed and len(self._ready) < self._n_prepared:
+                self._ready.append(Lane(path, handle))
+                return True
+        path.unlink(missing_ok=True)
+        (self._folder / UNSETTLED / path.name.removesuffix(SUFFIX)).unlink(missing_ok=True)
+        return False
+
+    def close(self) -> None:
+        """Write no more; settle what can be settled. What was prepared stays for the next start."""
+        with self._changed:
+            self._closed = True
+            thread = self._preparing
+        if thread is not None:
+            thread.join()
+        with self._changed:
+            ready, self._ready = self._ready, []
+            idle, self._free = self._free, []
+            for lane in idle:
+                lane.is_full = True
+        for lane in ready:
+            os.close(lane.handle)
+        for lane in idle:
+            self._settle_if_done(lane)
+
+    # ------------------------------------------------------------ making
+
+    def _make(self) -> Lane:
+        """A segment of our own, marked, not prepared."""
+        segment_id = secrets.token_hex(8)
+        path = self._folder / segment_id[:2] / f"{segment_id}{SUFFIX}"
+        mark = self._folder / UNSETTLED / segment_id
+        make_directory(path.parent, below=self._root)
+        make_directory(mark.parent, below=self._root)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, handle)
+            undo.callback(path.unlink, missing_ok=True)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(handle, SEGMENT_BYTES)
+            os.fsync(handle)
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+            undo.callback(mark.unlink, missing_ok=True)
+            sync_directory(path.parent)
+            sync_directory(mark.parent)
+            undo.pop_all()
+        return Lane(path, handle)
+
+    def _unmake(self, lane: Lane) -> None:
+        with contextlib.suppress(OSError):
+            lane.path.unlink()
+            (self._folder / UNSETTLED / lane.segment_id).unlink()
+        os.close(lane.handle)
+
+    def _prepare(self) -> None:
+        """See to it that segments lie ready; called with the lock held."""
+        if self._preparing is None and not self._closed and len(self._ready) < self._n_prepared:
+            self._preparing = threading.Thread(target=self._prepare_all, name="prepare-segments", daemon=True)
+            self._preparing.start()
+
+    def _prepare_all(self) -> None:
+        while True:
+            with self._changed:
+                if self._closed or len(self._ready) >= self._n_prepared:
+                    self._preparing = None
+                    return
+            try:
+                lane = self._make()
+                try:
+                    write_zeros(lane.path, lane.handle)
+                except OSError:
+                    self._unmake(lane)
+                    raise
+            except OSError as error:  # without prepared segments stores are slower, and fail with their own reason
+                log.warning("segment not prepared", error=str(error))
+                with self._changed:
+                    self._preparing = None
+                return
+            with self._changed:
+                self._ready.append(lane)
+
+
+def write_zeros(path: Path, handle: int) -> None:
+    """Have the blocks of a new segment written, past the page cache where the file system can.
+
+    Raises
+    ------
+    OSError
+        The disk is full or fails.
+    """
+    try:
+        direct = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        direct = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        with mmap.mmap(-1, _ZEROS_AT_ONCE) as zeros:  # page-aligned, as O_DIRECT asks for
+            for position in range(0, SEGMENT_BYTES, _ZEROS_AT_ONCE):
+                os.pwrite(direct, zeros, position)
+    finally:
+        os.close(direct)
+    os.fsync(handle)
+
+
+def settle(root: Path, path: Path, handle: int, used: int) -> None:
+    """All records of a segment have their rows: give back what follows `used`, forget the mark.
+
+    A segment in which nothing is left goes altogether.
+
+    Raises
+    ------
+    OSError
+        The disk fails; nothing is lost, the segment stays marked.
+    """
+    os.ftruncate(handle, used)
+    if not has_records(path):
+        path.unlink(missing_ok=True)
+    else:
+        os.fsync(handle)
+    mark = root / SEGMENTS / UNSETTLED / path.name.removesuffix(SUFFIX)
+    mark.unlink(missing_ok=True)
+
+
+def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
+    """The marked segments that no process writes to, each with a handle that locks it; the caller closes it."""
+    folder = root / SEGMENTS
+    with contextlib.suppress(FileNotFoundError):
+        for mark in sorted((folder / UNSETTLED).iterdir()):
+            path = folder / mark.name[:2] / f"{mark.name}{SUFFIX}"
+            try:
+                handle = _lock(path)
+            except FileNotFoundError:  # settled to nothing before the mark went, or never made
+                mark.unlink(missing_ok=True)
+                continue
+            if handle is not None:
+                yield path, handle
+
+
+def _lock(path: Path) -> int | None:
+    """A handle that holds the segment's lock; None while another process does."""
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def erase_records(path: Path, places: Sequence[tuple[int, int]]) -> None:
+    """Remove records, as (offset, length), from a segment; a settled segment in which nothing is left goes.
+
+    Raises
+    ------
+    OSError
+        The disk fails.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        for offset, length in places:
+            erase(handle, offset, length)
+        os.fdatasync(handle)
+        unsettled = path.parent.parent / UNSETTLED / path.name.removesuffix(SUFFIX)
+        if not unsettled.exists() and not has_records(path):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
