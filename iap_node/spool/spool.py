@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.part10 import is_safe_uid
 from iap_node.errors import PermanentError
 from iap_node.spool.files import (
@@ -71,6 +72,16 @@ class Spool:
         if relative.is_absolute() or ".." in relative.parts or not relative.parts:
             raise PermanentError(f"{spool_path!r} names no file in the spool; repair the row that says so")
         return self._root / relative
+
+    def locate(self, spool_path: str) -> InstanceFile:
+        """Where the instance lies that a row names, to be opened and read.
+
+        Raises
+        ------
+        PermanentError
+            The name leads out of the spool.
+        """
+        return self.path(spool_path)
 
     def new_name(self, series_instance_uid: str, sop_instance_uid: str) -> str:
         """A name for one reception of an instance, never given before.

@@ -18,7 +18,7 @@ from pynetdicom.sop_class import MRImageStorage, Verification
 
 from iap_node.config import DestinationConfig
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
-from iap_node.records import OutgoingInstance
+from iap_node.routing.destinations.store import OutgoingInstance
 
 
 @dataclass
@@ -132,6 +132,6 @@ def write_instance(tmp_path: Path) -> Callable[..., OutgoingInstance]:
         ds.file_meta.TransferSyntaxUID = syntax
         path = tmp_path / f"instance-{number}.dcm"
         dcmwrite(path, ds, enforce_file_format=True)
-        return OutgoingInstance(number, str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(syntax), str(path))
+        return OutgoingInstance(number, str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(syntax), path)
 
     return write

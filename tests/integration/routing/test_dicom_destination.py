@@ -35,10 +35,11 @@ from pynetdicom.sop_class import (
 )
 
 from iap_node.config import DestinationConfig
+from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES
 from iap_node.errors import ConfigError, DeliveryError
-from iap_node.records import OutgoingInstance
 from iap_node.routing.destinations.dicom import MOST_ABORTS, echo, send_instances
+from iap_node.routing.destinations.store import OutgoingInstance
 
 SYNTAXES = (
     ImplicitVRLittleEndian,
@@ -51,8 +52,9 @@ SYNTAXES = (
 )
 
 
-def data_set_bytes(path: Path | str) -> bytes:
-    content = Path(path).read_bytes()
+def data_set_bytes(file: InstanceFile) -> bytes:
+    with file.open("rb") as stream:
+        content = stream.read()
     return content[144 + int.from_bytes(content[140:144], "little") :]  # (0002,0000) UL stands first
 
 
@@ -64,7 +66,7 @@ def test_every_transfer_syntax_arrives_byte_for_byte_over_one_association(start_
         (item.instance_id, True, 0) for item in instances
     ]
     assert peer.received == [
-        (item.sop_instance_uid, item.transfer_syntax_uid, data_set_bytes(item.path)) for item in instances
+        (item.sop_instance_uid, item.transfer_syntax_uid, data_set_bytes(item.file)) for item in instances
     ]
     assert peer.associations == 1
 
@@ -206,7 +208,7 @@ def test_peer_that_does_not_answer_is_given_up_after_the_timeout(start_peer, wri
 def test_spool_file_that_is_gone_fails_alone(start_peer, write_instance) -> None:
     peer = start_peer()
     instances = [write_instance(), write_instance(), write_instance()]
-    Path(instances[1].path).unlink()
+    instances[1].file.unlink()
     results = send_instances(instances, peer.config())
     assert [(item.accepted, item.permanent) for item in results] == [
         (True, False),
@@ -314,7 +316,7 @@ def test_series_travels_over_tls_with_certificates_on_both_sides(
     instance = write_instance(size=300)
     (result,) = send_instances([instance], peer.config(tls=tls_of(certificates)))
     assert result.accepted
-    assert peer.received[0][2] == data_set_bytes(instance.path)
+    assert peer.received[0][2] == data_set_bytes(instance.file)
 
 
 @pytest.mark.parametrize("peer_ca", ["ours.pem", None])
@@ -373,5 +375,5 @@ def test_dcmtk_stores_every_transfer_syntax_bit_for_bit(
     assert all(item.status == 0 for item in send_instances(instances, config))
     stored = {str(dcmread(path, stop_before_pixels=True).SOPInstanceUID): path for path in folder.iterdir()}
     assert {uid: data_set_bytes(path) for uid, path in stored.items()} == {
-        item.sop_instance_uid: data_set_bytes(item.path) for item in instances
+        item.sop_instance_uid: data_set_bytes(item.file) for item in instances
     }
