@@ -66,6 +66,7 @@ _META_ENCODING = Encoding(implicit=False, little=True)
 _END_OF_FILE_META = 0x0002FFFF
 _MAX_FILE_META_BYTES = 1024**2  # private information (0002,0102) has been seen to hold kilobytes
 _DEFLATED_HEADER_LIMIT = 256 * 1024**2  # a header beyond this is a bomb
+MAX_HEADER_ELEMENTS = 100_000  # and items, up to Columns; the real headers that we have hold 414 at most
 
 
 def is_safe_uid(uid: str) -> bool:
@@ -133,7 +134,10 @@ def scan_instance_header(dataset: bytes | BinaryIO, transfer_syntax_uid: str) ->
         stream = cast(BinaryIO, el.InflatedStream(stream, _DEFLATED_HEADER_LIMIT))
         encoding = _META_ENCODING
     # None of the wanted elements is a sequence; whoever says so must not fill the memory with it.
-    found, _ = el.walk(stream, encoding, _WANTED.__contains__, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES)
+    found, _ = el.walk(
+        stream, encoding, _WANTED.__contains__, _LAST,
+        max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS,
+    )  # fmt: skip
     return _header(found, encoding, transfer_syntax_uid)
 
 
@@ -199,12 +203,7 @@ def read_instance_header(file: InstanceFile) -> InstanceHeader:
         The file cannot be opened or read.
     """
     with file.open("rb") as stream:
-        transfer_syntax_uid = read_file_meta(stream)
-        if transfer_syntax_uid in el.DEFLATED:
-            return scan_instance_header(stream, transfer_syntax_uid)
-        encoding = el.encoding_of(transfer_syntax_uid)
-        found, _ = el.walk(stream, encoding, _WANTED.__contains__, _LAST)
-    return _header(found, encoding, transfer_syntax_uid)
+        return scan_instance_header(stream, read_file_meta(stream))
 
 
 def read_instance(file: InstanceFile) -> tuple[InstanceHeader, bytes]:
@@ -258,14 +257,14 @@ def read_file_meta(stream: BinaryIO) -> str:
     if head[:8] == b"\x02\0\0\0UL\x04\0":
         # The group length is the only thing that says where file meta ends before a deflated data set.
         group = stream.read(min(int.from_bytes(head[8:12], "little"), _MAX_FILE_META_BYTES))
-        found, _ = el.walk(BytesIO(group), _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META)
+        found, _ = _walk_file_meta(BytesIO(group))
         following = stream.read(2)
         stream.seek(-len(following), 1)
         if following == b"\x02\0":
             found = {}  # the group length is wrong
     if not found:
         stream.seek(start)
-        found, end = el.walk(stream, _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META)
+        found, end = _walk_file_meta(stream)
         stream.seek(end.start if end is not None else start)
     if _TRANSFER_SYNTAX_UID not in found:
         return _guess_transfer_syntax(stream)
@@ -273,6 +272,13 @@ def read_file_meta(stream: BinaryIO) -> str:
     if not is_safe_uid(uid):
         raise UnreadableInstance(f"Transfer Syntax UID {uid[:64]!r} is not a UID; write the file again")
     return uid
+
+
+def _walk_file_meta(stream: BinaryIO) -> tuple[dict[int, Element], Element | None]:
+    return el.walk(
+        stream, _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META,
+        max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS,
+    )  # fmt: skip
 
 
 def _guess_transfer_syntax(stream: BinaryIO) -> str:
