@@ -206,6 +206,25 @@ class DestinationConfig(Section):
     tls: TlsConfig = TlsConfig()
 
 
+class RetentionConfig(Section):
+    """Which bytes leave the spool, and when. By default none do."""
+
+    judged_days: float | None = Field(None, gt=0)
+    not_analysed_days: float | None = Field(None, gt=0)
+    max_gb: float | None = Field(None, gt=0)
+    unrouted: bool = False
+    conflict_days: float | None = Field(None, gt=0)
+    quarantine_days: float | None = Field(None, gt=0)
+    every_s: float = Field(600.0, gt=0)
+    files_per_run: int = Field(10_000, ge=1)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is ever to go."""
+        limits = (self.judged_days, self.not_analysed_days, self.max_gb, self.conflict_days, self.quarantine_days)
+        return any(limit is not None for limit in limits)
+
+
 class LogConfig(Section):
     """Logs: one event per line, UIDs and AE titles, never patient identity."""
 
@@ -226,6 +245,7 @@ class NodeConfig(Section):
     audit: AuditConfig = AuditConfig()
     routing: RoutingConfig = RoutingConfig()
     destinations: dict[str, DestinationConfig] = {}
+    retention: RetentionConfig = RetentionConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
