@@ -76,7 +76,7 @@ def store(assoc: Association, context_id: int, instance: OutgoingInstance, messa
                 assoc.dul.send_pdu(pdata)
             _send(assoc, context_id, first)
             try:
-                for fragment in fragments:
+                while _waits_for_more(assoc) and (fragment := next(fragments, None)) is not None:
                     _send(assoc, context_id, fragment)
             except OSError:
                 assoc.abort()  # half a message is under way: nothing more can be said on this association
@@ -111,12 +111,17 @@ def _fragments(stream: BinaryIO, most_bytes: int) -> Iterator[bytes]:
     yield b"\x02" + fragment
 
 
-def _send(assoc: Association, context_id: int, fragment: bytes) -> None:
-    """Hand one fragment to pynetdicom's thread, once that has sent most of those before."""
+def _waits_for_more(assoc: Association) -> bool:
+    """Wait until pynetdicom's thread has sent some of what it was handed; False where it will send no more."""
     while assoc.dul.to_provider_queue.qsize() >= MOST_WAITING_PDUS:
         if assoc.acse.is_aborted() or not assoc.dul.is_alive():
-            return  # the wait for the response says so too
+            return False
         time.sleep(WAIT_S)
+    return True
+
+
+def _send(assoc: Association, context_id: int, fragment: bytes) -> None:
+    """Hand one fragment to pynetdicom's thread."""
     pdata = P_DATA()
     pdata.presentation_data_value_list.append((context_id, fragment))
     assoc.dul.send_pdu(pdata)
