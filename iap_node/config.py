@@ -39,6 +39,7 @@ class SpoolConfig(Section):
 
     durability: Literal["strict", "relaxed"] = "strict"
     prepared_mb: int = Field(512, ge=0)
+    disk_reserve_mb: int = Field(1024, ge=0)
 
 
 class TlsConfig(Section):
@@ -71,9 +72,13 @@ class ListenerConfig(Section):
     require_called_ae_title: bool = False
     calling_ae_titles: tuple[str, ...] = (ANY_AE_TITLE,)
     addresses: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    processes: int = Field(1, ge=1, le=64)
     max_associations: int = Field(25, ge=1)
+    max_associations_per_peer: int = Field(16, ge=1)
     max_pdu_bytes: int = Field(262_144, ge=4096)
+    max_instance_mb: int = Field(8192, ge=1)
     idle_timeout_s: float = Field(60.0, gt=0)
+    min_bytes_per_s: int = Field(1000, ge=0)
     association_timeout_s: float = Field(30.0, gt=0)
     stop_timeout_s: float = Field(30.0, gt=0)
     tls: TlsConfig = TlsConfig()
@@ -201,6 +206,25 @@ class DestinationConfig(Section):
     tls: TlsConfig = TlsConfig()
 
 
+class RetentionConfig(Section):
+    """Which bytes leave the spool, and when. By default none do."""
+
+    judged_days: float | None = Field(None, gt=0)
+    not_analysed_days: float | None = Field(None, gt=0)
+    max_gb: float | None = Field(None, gt=0)
+    unrouted: bool = False
+    conflict_days: float | None = Field(None, gt=0)
+    quarantine_days: float | None = Field(None, gt=0)
+    every_s: float = Field(600.0, gt=0)
+    files_per_run: int = Field(10_000, ge=1)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is ever to go."""
+        limits = (self.judged_days, self.not_analysed_days, self.max_gb, self.conflict_days, self.quarantine_days)
+        return any(limit is not None for limit in limits)
+
+
 class LogConfig(Section):
     """Logs: one event per line, UIDs and AE titles, never patient identity."""
 
@@ -221,6 +245,7 @@ class NodeConfig(Section):
     audit: AuditConfig = AuditConfig()
     routing: RoutingConfig = RoutingConfig()
     destinations: dict[str, DestinationConfig] = {}
+    retention: RetentionConfig = RetentionConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")

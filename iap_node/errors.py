@@ -39,3 +39,13 @@ class DeliveryError(RetriableError):
 
 class LeaseLost(NodeError):
     """The job was leased to somebody else meanwhile; this worker's results must not be written."""
+
+
+def where(error: BaseException) -> str:
+    """The class of an error and the innermost place it came from, without its message."""
+    trace = error.__traceback__
+    place = "unknown"
+    while trace is not None:
+        place = f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {place}"

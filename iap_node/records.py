@@ -256,17 +256,6 @@ class RouteDecision:
 
 
 @dataclass(frozen=True, slots=True)
-class OutgoingInstance:
-    """One instance on its way to a destination."""
-
-    instance_id: int
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    path: str  # absolute path of the Part 10 file
-
-
-@dataclass(frozen=True, slots=True)
 class InstanceDelivery:
     """What a destination answered for one instance."""
 

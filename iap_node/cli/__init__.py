@@ -12,7 +12,7 @@ import sys
 import typer
 
 from iap_node import __version__
-from iap_node.cli import archive, queue, roles, setup
+from iap_node.cli import archive, quarantine, queue, roles, setup
 from iap_node.cli.exits import Exit
 from iap_node.errors import ConfigError, NodeError
 
@@ -38,6 +38,7 @@ setup.add_to(app)
 roles.add_to(app)
 archive.add_to(app)
 queue.add_to(app)
+quarantine.add_to(app)
 
 
 def _version(show: bool) -> None:

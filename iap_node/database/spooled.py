@@ -1,30 +1,13 @@
-"""Queries between rows and files: which file stands for which bytes, and which files no row names. For the
-listener."""
+"""Queries between rows and bytes: which bytes in the spool no row names. For the listener's recovery."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import select, union_all
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from iap_node.database.tables import ConflictRow, InstanceRow
-
-
-def path_of_reception(session: Session, sop_instance_uid: str, checksum: str) -> str | None:
-    """The spool path of the row, of an instance or of a conflict, that stands for these bytes of an instance.
-
-    None where no row does.
-    """
-    instance = select(InstanceRow.spool_path).where(
-        InstanceRow.sop_instance_uid == sop_instance_uid, InstanceRow.checksum == checksum
-    )
-    conflict = (
-        select(ConflictRow.spool_path)
-        .join(InstanceRow, InstanceRow.id == ConflictRow.instance_id)
-        .where(InstanceRow.sop_instance_uid == sop_instance_uid, ConflictRow.checksum == checksum)
-    )
-    return session.scalars(union_all(instance, conflict)).first()
 
 
 def paths_without_row(session: Session, spool_paths: Collection[str]) -> list[str]:

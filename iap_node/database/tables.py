@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from iap_node.database.columns import HeaderInteger, HeaderText, Identifier, UtcDateTime, state_column
@@ -24,6 +24,15 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     FAILED = "failed"  # its DELIVER job is a dead letter
     SUPERSEDED = "superseded"  # a later revision takes its instances along
+
+
+class BytesState(StrEnum):
+    """Whether the spool has the bytes that a row names."""
+
+    PRESENT = "present"
+    DELETING = "deleting"  # retention has decided: the file goes at any moment, or is gone
+    DELETED = "deleted"  # by retention; everything that was found out stays
+    LOST = "lost"  # `iap-node fsck --repair` did not find them, or found others
 
 
 class Table(DeclarativeBase):
@@ -94,13 +103,29 @@ class SeriesRow(Table):
     completed_at: Mapped[datetime | None]  # None while receiving
 
 
+# Instances that retention or fsck is about to come back to: few of many, so that an index of them costs nothing.
+BYTES_IN_QUESTION = text("bytes_state IN ('deleting', 'lost')")
+
+
 class InstanceRow(Table):
-    """An instance whose bytes lie in the spool."""
+    """An instance; its bytes lie in the spool while `bytes_state` says so.
+
+    `spool_path` is kept when they are gone: a file that a power cut brings back is not taken for a new one.
+    """
 
     __tablename__ = "instance"
+    __table_args__ = (
+        Index(None, "series_id", "bytes_state"),
+        Index(
+            "ix_instance_bytes_in_question",
+            "id",
+            sqlite_where=BYTES_IN_QUESTION,
+            postgresql_where=BYTES_IN_QUESTION,
+        ),
+    )
 
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
     revision: Mapped[int]  # of the series, with which it came
     sop_instance_uid: Mapped[str] = mapped_column(HeaderText, unique=True)
     sop_class_uid: Mapped[str] = mapped_column(HeaderText)
@@ -117,6 +142,10 @@ class InstanceRow(Table):
     calling_ae_title: Mapped[str] = mapped_column(HeaderText)
     source_address: Mapped[str] = mapped_column(HeaderText)
     received_at: Mapped[datetime]
+    bytes_state: Mapped[BytesState] = mapped_column(
+        state_column(BytesState, "bytes_state"), server_default=BytesState.PRESENT
+    )
+    bytes_gone_at: Mapped[datetime | None]  # when they were deleted, or found lost
 
 
 class ConflictRow(Table):
@@ -137,6 +166,9 @@ class ConflictRow(Table):
     calling_ae_title: Mapped[str] = mapped_column(HeaderText)
     source_address: Mapped[str] = mapped_column(HeaderText)
     received_at: Mapped[datetime]
+    bytes_state: Mapped[BytesState] = mapped_column(
+        state_column(BytesState, "bytes_state"), server_default=BytesState.PRESENT
+    )
 
 
 class QuarantineRow(Table):
@@ -152,6 +184,9 @@ class QuarantineRow(Table):
     source_address: Mapped[str] = mapped_column(HeaderText)
     size_bytes: Mapped[int] = mapped_column(HeaderInteger)
     received_at: Mapped[datetime]
+    bytes_state: Mapped[BytesState] = mapped_column(
+        state_column(BytesState, "bytes_state"), server_default=BytesState.PRESENT
+    )
 
 
 class JobRow(Table):

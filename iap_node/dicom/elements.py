@@ -19,6 +19,7 @@ from pydicom import charset
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
@@ -45,13 +46,14 @@ LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5
 MAX_VALUE_BYTES = 4096  # of one element outside sequences; LO and UI have 64, Image Type rarely 100
 MAX_SEQUENCE_BYTES = 512 * 1024**2  # functional groups of some ten thousand frames are 50 MB
 MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
-MAX_STEPS = 5_000_000  # element and item headers in one walk
+MAX_STEPS = 5_000_000  # element and item headers in one walk; functional groups have a hundred for each frame
 _DEFLATED_AT_ONCE = 65_536  # bytes
 _INFLATED_KEPT = 65_536  # bytes; `walk` goes back by 8 and by one value
 
 # What pydicom raises on damaged bytes, by reading its conversions.
 DAMAGE: tuple[type[Exception], ...] = (
-    ValueError,  # numbers, UIDs, BytesLengthException
+    ValueError,  # numbers, UIDs
+    BytesLengthException,
     TypeError,
     KeyError,
     IndexError,
@@ -70,7 +72,6 @@ DAMAGE_IN_MEMORY: tuple[type[Exception], ...] = (OSError, *DAMAGE)
 
 
 _DAMAGED_DEFLATE = "the deflated data set is damaged; send it again"
-_TOO_MANY = f"more than {MAX_STEPS} elements before the pixels; send the instance with a smaller header"
 
 
 class Encoding(NamedTuple):
@@ -192,6 +193,7 @@ def walk(
     stop_after: int,
     max_value_bytes: int = MAX_VALUE_BYTES,
     max_sequence_bytes: int = MAX_SEQUENCE_BYTES,
+    max_steps: int = MAX_STEPS,
 ) -> tuple[dict[int, Element], Element | None]:
     """The wanted top-level elements with their values, and the first element beyond `stop_after`.
 
@@ -202,7 +204,7 @@ def walk(
     Raises
     ------
     UnreadableInstance
-        Sequences nested deeper than MAX_DEPTH, or more than MAX_STEPS element headers.
+        Sequences nested deeper than MAX_DEPTH, or more than `max_steps` element and item headers.
     """
     elements: dict[int, Element] = {}
     read, seek = stream.read, stream.seek
@@ -210,7 +212,7 @@ def walk(
     unpack, unpack_length = struct.Struct(order + "HHI").unpack, struct.Struct(order + "I").unpack
     low, high = (6, 7) if encoding.little else (7, 6)
     implicit = encoding.implicit
-    steps = MAX_STEPS
+    steps = max_steps
     # Declared implicit but written explicit (and the reverse) is a common slip: the first element shows it.
     if implicit:
         head = read(8)
@@ -241,6 +243,8 @@ def walk(
         if length == UNDEFINED:
             value_start = stream.tell()
             steps = _skip_undefined(stream, encoding, implicit or vr == b"UN", steps)
+            if steps <= 0:
+                raise UnreadableInstance(_too_many(max_steps))
             if wanted(tag):
                 end = stream.tell()
                 value = b""
@@ -260,8 +264,12 @@ def walk(
             seek(length, 1)
         steps -= 1
         if steps <= 0:
-            raise UnreadableInstance(_TOO_MANY)
+            raise UnreadableInstance(_too_many(max_steps))
     return elements, None
+
+
+def _too_many(max_steps: int) -> str:
+    return f"more than {max_steps} elements before the pixels; send the instance with a smaller header"
 
 
 # Sequences that are read whole, for implicit VR, where the VR does not say that they are sequences.
@@ -269,7 +277,7 @@ SEQUENCES: Container[int] = frozenset({0x00180012, 0x52009229, 0x52009230, 0x006
 
 
 def _skip_undefined(stream: BinaryIO, encoding: Encoding, implicit: bool, steps: int) -> int:
-    """Step behind the delimiter of an undefined-length value; the steps that are left.
+    """Step behind the delimiter of an undefined-length value; the steps that are left, 0 where they do not suffice.
 
     Iterative, so that no nesting can exhaust the interpreter's stack. UN of undefined length is implicit VR
     little endian inside (PS3.5 6.2.2); a known VR code in its place is believed more.
@@ -286,7 +294,7 @@ def _skip_undefined(stream: BinaryIO, encoding: Encoding, implicit: bool, steps:
             return steps  # cut off: the walk ends at the end of the bytes
         steps -= 1
         if steps <= 0:
-            raise UnreadableInstance(_TOO_MANY)
+            return 0
         group, number, length = unpack(head)
         tag = group << 16 | number
         if stack[-1] == "sequence":
@@ -415,7 +423,7 @@ def _encodings(specific_character_set: bytes) -> list[str]:
 
 
 def decode_text(value: bytes, specific_character_set: bytes = b"") -> str:
-    """Text of an element: decoded, NUL replaced, ends stripped; never an error."""
+    """Text of an element: decoded, NUL and lone surrogates replaced, ends stripped; never an error."""
     if value.isascii() and b"\x1b" not in value:
         text = value.decode("ascii")
     else:
@@ -423,4 +431,6 @@ def decode_text(value: bytes, specific_character_set: bytes = b"") -> str:
             text = charset.decode_bytes(value, _encodings(specific_character_set), _DELIMITERS)
         except DAMAGE:
             text = value.decode("latin-1")
+        # Any of Python's codecs may be named, some of which make lone surrogates: nobody can encode or store those.
+        text = text.encode("utf-8", "replace").decode("utf-8")
     return text.replace("\0", " ").strip()

@@ -7,13 +7,13 @@ groups (PS3.3 C.7.6.16, C.8.13.5). Values are read as written: what is no number
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 
 from iap_node.dicom import elements as el
 from iap_node.dicom import mosaic
+from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.parameters import (
     PARAMETERS,
     AcquisitionParameter,
@@ -71,7 +71,7 @@ class _Reading(NamedTuple):
     problem: str = ""
 
 
-def read_header_dataset(path: Path) -> Dataset:
+def read_header_dataset(file: InstanceFile) -> Dataset:
     """The elements of an instance that `read_series_header` looks at, unconverted; never its pixels.
 
     Raises
@@ -81,7 +81,7 @@ def read_header_dataset(path: Path) -> Dataset:
     OSError
         The file cannot be read; trying again may help.
     """
-    with open_data_set(path, _MAX_INFLATED_HEADER) as (stream, transfer_syntax_uid):
+    with open_data_set(file, _MAX_INFLATED_HEADER) as (stream, transfer_syntax_uid):
         encoding = el.encoding_of(transfer_syntax_uid)
         found, _ = el.walk(
             stream,

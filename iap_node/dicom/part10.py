@@ -11,11 +11,11 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from iap_node.dicom import elements as el
 from iap_node.dicom.elements import Element, Encoding
+from iap_node.dicom.file_slice import InstanceFile
 from iap_node.errors import UnreadableInstance
 from iap_node.records import InstanceHeader
 
@@ -65,7 +65,9 @@ _TRANSFER_SYNTAX_UID = 0x00020010
 _META_ENCODING = Encoding(implicit=False, little=True)
 _END_OF_FILE_META = 0x0002FFFF
 _MAX_FILE_META_BYTES = 1024**2  # private information (0002,0102) has been seen to hold kilobytes
+_COMPARED_AT_ONCE = 1024**2
 _DEFLATED_HEADER_LIMIT = 256 * 1024**2  # a header beyond this is a bomb
+MAX_HEADER_ELEMENTS = 100_000  # and items, up to Columns; the real headers that we have hold 414 at most
 
 
 def is_safe_uid(uid: str) -> bool:
@@ -133,7 +135,10 @@ def scan_instance_header(dataset: bytes | BinaryIO, transfer_syntax_uid: str) ->
         stream = cast(BinaryIO, el.InflatedStream(stream, _DEFLATED_HEADER_LIMIT))
         encoding = _META_ENCODING
     # None of the wanted elements is a sequence; whoever says so must not fill the memory with it.
-    found, _ = el.walk(stream, encoding, _WANTED.__contains__, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES)
+    found, _ = el.walk(
+        stream, encoding, _WANTED.__contains__, _LAST,
+        max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS,
+    )  # fmt: skip
     return _header(found, encoding, transfer_syntax_uid)
 
 
@@ -188,7 +193,7 @@ def _unsigned_short(value: bytes, order: str) -> int | None:
     return int(struct.unpack(order + "H", value)[0]) if len(value) == 2 else None
 
 
-def read_instance_header(path: Path) -> InstanceHeader:
+def read_instance_header(file: InstanceFile) -> InstanceHeader:
     """The header of a Part 10 file; files without preamble or without file meta are tolerated.
 
     Raises
@@ -198,16 +203,11 @@ def read_instance_header(path: Path) -> InstanceHeader:
     OSError
         The file cannot be opened or read.
     """
-    with path.open("rb") as file:
-        transfer_syntax_uid = _read_file_meta(file)
-        if transfer_syntax_uid in el.DEFLATED:
-            return scan_instance_header(file, transfer_syntax_uid)
-        encoding = el.encoding_of(transfer_syntax_uid)
-        found, _ = el.walk(file, encoding, _WANTED.__contains__, _LAST)
-    return _header(found, encoding, transfer_syntax_uid)
+    with file.open("rb") as stream:
+        return scan_instance_header(stream, read_file_meta(stream))
 
 
-def read_instance(path: Path) -> tuple[InstanceHeader, bytes]:
+def read_instance(file: InstanceFile) -> tuple[InstanceHeader, bytes]:
     """The header of a Part 10 file and the bytes of its data set as they stand behind the file meta.
 
     Raises
@@ -215,14 +215,14 @@ def read_instance(path: Path) -> tuple[InstanceHeader, bytes]:
     UnreadableInstance, OSError
         As `read_instance_header`.
     """
-    with path.open("rb") as file:
-        transfer_syntax_uid = _read_file_meta(file)
-        dataset = file.read()
+    with file.open("rb") as stream:
+        transfer_syntax_uid = read_file_meta(stream)
+        dataset = stream.read()
     return scan_instance_header(dataset, transfer_syntax_uid), dataset
 
 
 @contextmanager
-def open_data_set(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BinaryIO, str]]:
+def open_data_set(file: InstanceFile, max_inflated_bytes: int) -> Iterator[tuple[BinaryIO, str]]:
     """A stream at the first element of a file's data set, inflated where deflated, and its transfer syntax.
 
     Raises
@@ -230,12 +230,12 @@ def open_data_set(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BinaryI
     UnreadableInstance
         Not a DICOM file, or its deflated data set is larger than `max_inflated_bytes`.
     """
-    with path.open("rb") as file:
-        transfer_syntax_uid = _read_file_meta(file)
+    with file.open("rb") as stream:
+        transfer_syntax_uid = read_file_meta(stream)
         if transfer_syntax_uid not in el.DEFLATED:
-            yield file, transfer_syntax_uid
+            yield stream, transfer_syntax_uid
             return
-        plain, complete = el.inflate(file, max_inflated_bytes)
+        plain, complete = el.inflate(stream, max_inflated_bytes)
     if not complete and len(plain) >= max_inflated_bytes:
         raise UnreadableInstance(
             f"it inflates to more than {max_inflated_bytes} bytes; raise max_bytes_per_instance to read it"
@@ -243,52 +243,66 @@ def open_data_set(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BinaryI
     yield BytesIO(plain), transfer_syntax_uid
 
 
-def transfer_syntax_of(head: bytes) -> str:
-    """The transfer syntax UID that file meta states.
+def same_data_set(one: InstanceFile, other: InstanceFile) -> bool:
+    """Whether two Part 10 files hold the same data set, to the bit, in the same transfer syntax.
 
-    Parameters
-    ----------
-    head
-        DICM and file meta, as `file_preamble` makes them behind the first 128 bytes.
+    Raises
+    ------
+    UnreadableInstance, OSError
+        As `read_instance_header`.
+    """
+    with one.open("rb") as first, other.open("rb") as second:
+        if read_file_meta(first) != read_file_meta(second):
+            return False
+        while (piece := first.read(_COMPARED_AT_ONCE)) == second.read(_COMPARED_AT_ONCE):
+            if not piece:
+                return True
+    return False
+
+
+def read_file_meta(stream: BinaryIO) -> str:
+    """The transfer syntax UID of a Part 10 file that is open at its start; leaves it where its data set begins.
 
     Raises
     ------
     UnreadableInstance
-        It is no file meta.
+        Not a DICOM file.
     """
-    return _read_file_meta(BytesIO(bytes(128) + head))
-
-
-def _read_file_meta(file: BinaryIO) -> str:
-    """The transfer syntax UID; leaves the file at the first element of the data set."""
-    start = 132 if file.read(132)[128:] == b"DICM" else 0
-    file.seek(start)
-    head = file.read(12)
+    start = 132 if stream.read(132)[128:] == b"DICM" else 0
+    stream.seek(start)
+    head = stream.read(12)
     found: dict[int, Element] = {}
     if head[:8] == b"\x02\0\0\0UL\x04\0":
         # The group length is the only thing that says where file meta ends before a deflated data set.
-        group = file.read(min(int.from_bytes(head[8:12], "little"), _MAX_FILE_META_BYTES))
-        found, _ = el.walk(BytesIO(group), _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META)
-        following = file.read(2)
-        file.seek(-len(following), 1)
+        group = stream.read(min(int.from_bytes(head[8:12], "little"), _MAX_FILE_META_BYTES))
+        found, _ = _walk_file_meta(BytesIO(group))
+        following = stream.read(2)
+        stream.seek(-len(following), 1)
         if following == b"\x02\0":
             found = {}  # the group length is wrong
     if not found:
-        file.seek(start)
-        found, end = el.walk(file, _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META)
-        file.seek(end.start if end is not None else start)
+        stream.seek(start)
+        found, end = _walk_file_meta(stream)
+        stream.seek(end.start if end is not None else start)
     if _TRANSFER_SYNTAX_UID not in found:
-        return _guess_transfer_syntax(file)
+        return _guess_transfer_syntax(stream)
     uid = found[_TRANSFER_SYNTAX_UID].value.decode("latin-1").strip(" \0")
     if not is_safe_uid(uid):
         raise UnreadableInstance(f"Transfer Syntax UID {uid[:64]!r} is not a UID; write the file again")
     return uid
 
 
-def _guess_transfer_syntax(file: BinaryIO) -> str:
+def _walk_file_meta(stream: BinaryIO) -> tuple[dict[int, Element], Element | None]:
+    return el.walk(
+        stream, _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META,
+        max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS,
+    )  # fmt: skip
+
+
+def _guess_transfer_syntax(stream: BinaryIO) -> str:
     """The transfer syntax of a data set without file meta, by its first element, which is of group 0008."""
-    head = file.read(8)
-    file.seek(-len(head), 1)
+    head = stream.read(8)
+    stream.seek(-len(head), 1)
     known_vr = head[4:6] in el.SHORT_VRS or head[4:6] in el.LONG_VRS
     if head[:2] == b"\x08\0":
         return el.EXPLICIT_VR_LITTLE_ENDIAN if known_vr else el.IMPLICIT_VR_LITTLE_ENDIAN

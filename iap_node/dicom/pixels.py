@@ -13,7 +13,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from pydicom.encaps import get_frame
 
 from iap_node.dicom import codestreams, mosaic
 from iap_node.dicom import elements as el
+from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.header import PER_FRAME_GROUPS, SHARED_GROUPS
 from iap_node.dicom.mosaic import TileGrid, tile_grid
 from iap_node.dicom.parameters import canonical_number
@@ -71,7 +71,7 @@ class SeriesPixels:
 
     slices: tuple[Slice, ...]  # each (rows, columns), stored values, in spatial order
     n_available: int  # slices in the readable instances
-    problems: tuple[tuple[Path, str], ...]  # instance file, reason
+    problems: tuple[tuple[InstanceFile, str], ...]  # with the reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class _Plane:
 class _Layout:
     """One instance: how its frames are stored, and where they lie."""
 
-    path: Path
+    file: InstanceFile
     transfer_syntax_uid: str
     little: bool
     rows: int
@@ -119,7 +119,7 @@ class _Candidate(NamedTuple):
 
 
 def read_series_slices(
-    paths: Sequence[Path], *, max_slices: int, max_pixels_per_slice: int, max_bytes_per_instance: int
+    files: Sequence[InstanceFile], *, max_slices: int, max_pixels_per_slice: int, max_bytes_per_instance: int
 ) -> SeriesPixels:
     """At most `max_slices` slices of a series, evenly spaced in spatial order, as stored values in float32.
 
@@ -133,13 +133,13 @@ def read_series_slices(
     OSError
         A file cannot be opened or read; a job retries.
     """
-    problems: dict[Path, str] = {}
+    problems: dict[InstanceFile, str] = {}
     layouts: list[_Layout] = []
-    for path in paths:
+    for file in files:
         try:
-            layouts.append(_read_layout(path, max_pixels_per_slice, max_bytes_per_instance))
+            layouts.append(_read_layout(file, max_pixels_per_slice, max_bytes_per_instance))
         except (UnreadableInstance, UnreadablePixels) as error:
-            problems[path] = str(error)
+            problems[file] = str(error)
     candidates = _in_spatial_order(layouts)
     chosen: dict[int, Slice] = {}
     refused: set[_Candidate] = set()
@@ -163,7 +163,7 @@ def read_series_slices(
                     while len(frames) > _CACHED_FRAMES:
                         frames.popitem(last=False)
             except (UnreadableInstance, UnreadablePixels) as error:
-                problems.setdefault(layout.path, str(error))
+                problems.setdefault(layout.file, str(error))
                 refused.add(candidate._replace(tile=-1))
                 damaged[candidate.instance] = damaged.get(candidate.instance, 0) + 1
                 continue
@@ -184,13 +184,13 @@ def read_series_slices(
     return SeriesPixels(
         slices=tuple(slices),
         n_available=len(candidates),
-        problems=tuple((path, problems[path]) for path in paths if path in problems),
+        problems=tuple((file, problems[file]) for file in files if file in problems),
     )
 
 
-def _read_layout(path: Path, max_pixels_per_slice: int, max_bytes_per_instance: int) -> _Layout:
+def _read_layout(file: InstanceFile, max_pixels_per_slice: int, max_bytes_per_instance: int) -> _Layout:
     """How the pixels of one instance are stored, checked against the limits; nothing is decoded."""
-    with open_data_set(path, max_bytes_per_instance + _HEADER_ALLOWANCE) as (stream, transfer_syntax_uid):
+    with open_data_set(file, max_bytes_per_instance + _HEADER_ALLOWANCE) as (stream, transfer_syntax_uid):
         encoding = el.encoding_of(transfer_syntax_uid)
         found, pixel_data = el.walk(
             stream,
@@ -239,7 +239,7 @@ def _read_layout(path: Path, max_pixels_per_slice: int, max_bytes_per_instance: 
         raise UnreadablePixels(f"native pixels under the compressed transfer syntax {transfer_syntax_uid}")
     number = canonical_number(el.raw_text(ds, _INSTANCE_NUMBER) or "")
     return _Layout(
-        path=path,
+        file=file,
         transfer_syntax_uid=transfer_syntax_uid,
         little=encoding.little,
         rows=rows,
@@ -356,7 +356,7 @@ def _decode_frame(layout: _Layout, frame: int, max_bytes_per_instance: int) -> S
     UnreadablePixels
         The frame is damaged, cut off, or not of the size that the header states.
     """
-    with open_data_set(layout.path, max_bytes_per_instance + _HEADER_ALLOWANCE) as (stream, _):
+    with open_data_set(layout.file, max_bytes_per_instance + _HEADER_ALLOWANCE) as (stream, _):
         if layout.encapsulated:
             stream.seek(layout.pixel_start)
             try:

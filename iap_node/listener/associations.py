@@ -1,5 +1,5 @@
-"""The open associations and what each is doing. `handlers` keeps it up to date; `scp` asks it when the node
-stops.
+"""The open associations, what each is doing, and the places that they have. `handlers` keeps it up to date; `scp`
+asks it when the node stops.
 
 An association is busy from the first P-DATA-TF of a message until our answer to it has left: a store that is
 being received, filed or answered counts as running.
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 
 from pynetdicom.association import Association
 
-from iap_node.records import StoreOutcome
-
+from iap_node.listener.places import Full, Places
 
 @dataclass(slots=True)
 class Activity:
@@ -23,7 +21,7 @@ class Activity:
 
     calling_ae_title: str
     source_address: str
-    outcomes: Counter[StoreOutcome] = field(default_factory=Counter)
+    n_accepted: int = 0
     n_failed: int = 0
     series_instance_uids: dict[str, None] = field(default_factory=dict)  # in order of arrival
     started_at_s: float = field(default_factory=time.monotonic)
@@ -34,25 +32,47 @@ class Activity:
 class Associations:
     """Bookkeeping over all open associations; every method may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
         self._changed = threading.Condition()
+        self._places = places
+        self._place_of: dict[Association, int] = {}
         self._activities: dict[Association, Activity] = {}
         self._draining = False
 
+    def admit(self, assoc: Association, peer: str) -> Full | None:
+        """Take a place for an association that is to be accepted; which limit leaves none."""
+        self.forget_ended()
+        place = self._places.take(peer)
+        if isinstance(place, Full):
+            return place
+        with self._changed:
+            self._place_of[assoc] = place
+        return None
+
     def opened(self, assoc: Association, calling_ae_title: str, source_address: str) -> None:
         """An association was established."""
+        self.forget_ended()
         with self._changed:
-            for ended in [known for known in self._activities if not known.is_alive()]:
-                del self._activities[ended]  # its thread broke down without telling
             self._activities[assoc] = Activity(calling_ae_title, source_address, finished=self._draining)
             self._changed.notify_all()
 
     def closed(self, assoc: Association) -> Activity | None:
-        """An association ended, for whatever reason; None when that is known already."""
+        """An association ended, for whatever reason, or came to nothing; None when that is known already."""
         with self._changed:
             activity = self._activities.pop(assoc, None)
+            place = self._place_of.pop(assoc, None)
             self._changed.notify_all()
-            return activity
+        if place is not None:
+            self._places.give_back(place)
+        return activity
+
+    def forget_ended(self) -> None:
+        """Close those whose threads ended without telling: they broke down, or the peer was gone before it had its
+        answer."""
+        with self._changed:
+            ended = [assoc for assoc in {*self._activities, *self._place_of} if not assoc.is_alive()]
+        for assoc in ended:
+            self.closed(assoc)
 
     def message_started(self, assoc: Association) -> None:
         """A P-DATA-TF came in."""
@@ -70,16 +90,16 @@ class Associations:
                 activity.finished = self._draining
                 self._changed.notify_all()
 
-    def filed(self, assoc: Association, outcome: StoreOutcome, series_instance_uid: str) -> None:
-        """An instance of this association was filed."""
+    def accepted(self, assoc: Association, series_instance_uid: str) -> None:
+        """An instance of this association is durable, and its sender is told so."""
         with self._changed:
             activity = self._activities.get(assoc)
             if activity is not None:
-                activity.outcomes[outcome] += 1
+                activity.n_accepted += 1
                 activity.series_instance_uids[series_instance_uid] = None
 
     def failed(self, assoc: Association) -> None:
-        """An instance of this association was not filed."""
+        """An instance of this association was not accepted."""
         with self._changed:
             activity = self._activities.get(assoc)
             if activity is not None:

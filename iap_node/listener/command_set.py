@@ -58,7 +58,8 @@ def encode_store_response(request: dict[int, bytes], answer: Answer) -> bytes:
         AFFECTED_SOP_INSTANCE_UID: request.get(AFFECTED_SOP_INSTANCE_UID, b""),
     }
     known = ((element, value) for element, value in values.items() if 0 < len(value) <= _MAX_UID_BYTES)
-    elements = b"".join(_ELEMENT.pack(0, element, len(value)) + value for element, value in known)
+    even = ((element, value + b"\0" * (len(value) % 2)) for element, value in known)  # a UID may have come unpadded
+    elements = b"".join(_ELEMENT.pack(0, element, len(value)) + value for element, value in even)
     return _ELEMENT.pack(0, 0, 4) + len(elements).to_bytes(4, "little") + elements
 
 

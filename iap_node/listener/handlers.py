@@ -6,11 +6,11 @@ of PS3.4 Table B.2-1 with a comment that says what to do, and the association go
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import structlog
@@ -23,7 +23,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, SOPClassCommonExtendedNegotia
 from pynetdicom.presentation import PresentationContextTuple
 
 from iap_node.dicom.status import StoreStatus
-from iap_node.errors import RetriableError, UnreadableInstance
+from iap_node.errors import RetriableError, UnreadableInstance, where
 from iap_node.listener.admission import (
     REJECTED_PERMANENT,
     SOURCE_SERVICE_USER,
@@ -32,9 +32,8 @@ from iap_node.listener.admission import (
     supported_contexts,
 )
 from iap_node.listener.associations import Associations
-from iap_node.listener.intake import FiledInstance, InstanceMismatch, Intake
+from iap_node.listener.intake import AcceptedInstance, InstanceMismatch, Intake
 from iap_node.listener.reception import Reception
-from iap_node.records import StoreOutcome
 
 MAX_COMMENT = 64  # Error Comment (0000,0902) is LO: 64 characters, no backslash
 
@@ -139,10 +138,14 @@ class Handlers:
         """The sender is through."""
         series = self._end(event.assoc, "released")
         if series and self._on_release is not None:
-            try:
-                self._on_release(series)
-            except RetriableError as error:  # the quiet period completes these series later
-                log.warning("series not completed at release", error=str(error), n_series=len(series))
+            self._intake.then(partial(self._complete_at_release, self._on_release, series))
+
+    @staticmethod
+    def _complete_at_release(on_release: OnRelease, series: list[str]) -> None:
+        try:
+            on_release(series)
+        except RetriableError as error:  # the quiet period completes these series later
+            log.warning("series not completed at release", error=str(error), n_series=len(series))
 
     def on_aborted(self, event: evt.Event) -> None:
         """The sender, the network or we cut the association off."""
@@ -161,8 +164,7 @@ class Handlers:
         log.info(
             "association ended", how=how, calling_ae_title=activity.calling_ae_title,
             source_address=activity.source_address, n_failed=activity.n_failed,
-            duration_s=round(time.monotonic() - activity.started_at_s, 3),
-            **{f"n_{outcome}": count for outcome, count in activity.outcomes.items()},
+            n_accepted=activity.n_accepted, duration_s=round(time.monotonic() - activity.started_at_s, 3),
         )  # fmt: skip
         return list(activity.series_instance_uids)
 
@@ -197,9 +199,9 @@ class Handlers:
             ds.ErrorComment = answer.comment
         return ds
 
-    def _receive(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> FiledInstance:
+    def _receive(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> AcceptedInstance:
         calling_ae_title, address = _peer(assoc)
-        return self._intake.receive(
+        return self._intake.accept_whole(
             request.DataSet.getvalue() if request.DataSet else b"",  # shares its memory with the request
             sop_class_uid=str(request.AffectedSOPClassUID),
             sop_instance_uid=str(request.AffectedSOPInstanceUID),
@@ -233,11 +235,11 @@ class Handlers:
             source_address=address,
         )
 
-    def complete_store(self, reception: Reception) -> FiledInstance:
+    def complete_store(self, reception: Reception) -> AcceptedInstance:
         """The data set came in whole; for use within `answer_store`."""
-        return self._intake.complete(reception)
+        return self._intake.accept(reception)
 
-    def answer_store(self, assoc: Association, sop_instance_uid: str, file: Callable[[], FiledInstance]) -> Answer:
+    def answer_store(self, assoc: Association, sop_instance_uid: str, file: Callable[[], AcceptedInstance]) -> Answer:
         """File an instance and tell what became of it (PS3.4 Annex B): Success only for what is durable.
 
         Parameters
@@ -247,7 +249,7 @@ class Handlers:
         """
         logged = log.bind(sop_instance_uid=sop_instance_uid, calling_ae_title=_peer(assoc)[0])
         try:
-            filed = file()
+            accepted = file()
         except InstanceMismatch:
             answer = _answer(StoreStatus.SOP_CLASS_MISMATCH, MISMATCH)
         except UnreadableInstance as error:
@@ -260,11 +262,10 @@ class Handlers:
             logged.error("instance not stored, unexpected error", error=where(error))
             answer = _answer(StoreStatus.PROCESSING_FAILURE, UNEXPECTED)
         else:
-            self._associations.filed(assoc, filed.outcome, filed.series_instance_uid)
-            level = logging.WARNING if filed.outcome is StoreOutcome.CONFLICT else logging.DEBUG
-            logged.log(
-                level, "instance filed", outcome=filed.outcome, series_instance_uid=filed.series_instance_uid,
-                size_bytes=filed.size_bytes, not_analysed_reason=filed.not_analysed_reason,
+            self._associations.accepted(assoc, accepted.series_instance_uid)
+            logged.debug(
+                "instance accepted", series_instance_uid=accepted.series_instance_uid,
+                size_bytes=accepted.size_bytes, not_analysed_reason=accepted.not_analysed_reason,
             )  # fmt: skip
             answer = _answer(StoreStatus.SUCCESS)
         if answer.status is not StoreStatus.SUCCESS:
@@ -287,13 +288,3 @@ def _peer(assoc: Association) -> tuple[str, str]:
 def _answer(status: StoreStatus, comment: str = "") -> Answer:
     """A status with an Error Comment (0000,0902) cut to what LO allows."""
     return Answer(status, re.sub(r"[^\x20-\x5b\x5d-\x7e]", "?", comment)[:MAX_COMMENT].rstrip())
-
-
-def where(error: BaseException) -> str:
-    """The class of an error and the innermost place it came from, without its message."""
-    trace = error.__traceback__
-    place = "unknown"
-    while trace is not None:
-        place = f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return f"{type(error).__name__} at {place}"

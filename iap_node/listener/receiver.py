@@ -21,7 +21,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
-from iap_node.errors import RetriableError
+from iap_node.errors import RetriableError, where
 from iap_node.listener.admission import is_storage
 from iap_node.listener.command_set import (
     AFFECTED_SOP_CLASS_UID,
@@ -39,8 +39,8 @@ from iap_node.listener.command_set import (
     decode_command,
     encode_store_response,
 )
-from iap_node.listener.handlers import Handlers, where
-from iap_node.listener.intake import FiledInstance
+from iap_node.listener.handlers import Handlers
+from iap_node.listener.intake import AcceptedInstance
 from iap_node.listener.reception import Reception
 from iap_node.listener.upper_layer import (
     CONNECTION_CLOSED,
@@ -54,7 +54,7 @@ from iap_node.listener.upper_layer import (
     Wire,
 )
 
-BUFFER_BYTES = 262_144  # one per association; what one read takes at most
+BUFFER_BYTES = 524_288  # one per association; an instance that fits is written at once
 MAX_COMMAND_BYTES = 65_536  # a C-STORE-RQ has about 200
 MAX_OTHER_DATA_SET_BYTES = 1024**2  # of a service that is not storage; we offer none that has one
 
@@ -216,14 +216,18 @@ class Receiver:
 
     def _read_data_set(self, size: int, *, is_last: bool) -> None:
         for piece in self._pieces(size):
-            if self._failure is None:
+            if self._reception is not None:
                 try:
-                    cast(Reception, self._reception).write(piece)
-                except RetriableError as error:  # told in the answer, which comes after the data set
-                    self._failure = error
-                    self._drop()
+                    self._reception.write(piece)
+                except RetriableError as error:
+                    self._fail(error)
         if is_last:
             self._answer_store()
+
+    def _fail(self, error: RetriableError) -> None:
+        """The data set that comes in cannot be stored; that is told in the answer, which comes after it."""
+        self._failure = error
+        self._drop()
 
     def _read_other_data_set(self, control: int, size: int) -> None:
         self._n_other += size
@@ -266,7 +270,7 @@ class Receiver:
         self._phase, self._context_id = _Phase.COMMAND, 0
         self._handlers.end_message(self._assoc)
 
-    def _file(self) -> FiledInstance:
+    def _file(self) -> AcceptedInstance:
         if self._failure is not None:
             raise self._failure
         return self._handlers.complete_store(cast(Reception, self._reception))
@@ -287,21 +291,16 @@ class Receiver:
 
     def _take(self, size: int) -> bytes:
         """A copy of the next bytes: headers and commands, which fit into the buffer."""
-        if self._end - self._start < size:
-            rest = bytes(self._buffer[self._start : self._end])
-            self._start, self._end = 0, len(rest)
-            self._buffer[: self._end] = rest
-            while self._end < size:
-                self._fill()
+        while self._end - self._start < size:
+            self._fill()
         piece = bytes(self._buffer[self._start : self._start + size])
         self._start += size
         return piece
 
     def _pieces(self, size: int) -> Iterator[memoryview]:
-        """The next bytes as they come, without a copy; each piece is good until the next one."""
+        """The next bytes as they come, without a copy; each piece is good until `_make_room`."""
         while size:
             if self._start == self._end:
-                self._start = self._end = 0
                 self._fill()
             piece = self._buffer[self._start : min(self._end, self._start + size)]
             self._start += len(piece)
@@ -310,6 +309,10 @@ class Receiver:
 
     def _fill(self) -> None:
         """Read at least one byte; waits for it."""
+        if self._reception is None and self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == len(self._buffer):
+            self._make_room()
         while (size := self._wire.read_into(self._buffer[self._end :])) is None:
             if not self._wire.wait():
                 self._check_association()
@@ -317,6 +320,17 @@ class Receiver:
             raise ConnectionResetError
         self._end += size
         self._assoc.dul._idle_timer.restart()
+
+    def _make_room(self) -> None:
+        """Move what is not used yet to the start of the buffer; what came before it is written out."""
+        if self._reception is not None:
+            try:
+                self._reception.flush()
+            except RetriableError as error:
+                self._fail(error)
+        rest = bytes(self._buffer[self._start : self._end])
+        self._start, self._end = 0, len(rest)
+        self._buffer[: self._end] = rest
 
     def _check_association(self) -> None:
         """Whatever else ends an association; pynetdicom's thread, in which we are, acts on it."""

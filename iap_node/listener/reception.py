@@ -5,12 +5,15 @@ Made and kept by `intake`; written by whoever has the bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import BinaryIO
 
 import structlog
 
+from iap_node.dicom.part10 import scan_instance_header
+from iap_node.errors import UnreadableInstance
+from iap_node.records import InstanceHeader
 from iap_node.spool import Spool, content_checksum, disk_errors_are_retriable
 
 # A header is read from memory where the first parts of a data set hold it: nearly always, and 100 times as fast.
@@ -53,6 +56,11 @@ class Reception:
         self.is_kept = False  # it is the archive's, or the quarantine's
 
     @property
+    def is_part_10(self) -> bool:
+        """Whether it has file meta."""
+        return self._n_head > 0
+
+    @property
     def size_bytes(self) -> int:
         """Of the data set so far."""
         return self.instance.size_bytes - self._n_head
@@ -74,20 +82,31 @@ class Reception:
         with disk_errors_are_retriable(self._root):
             self.instance.flush()
 
-    def head(self) -> tuple[BinaryIO, bool]:
-        """The first bytes of the data set, and whether they are all of it; close it."""
+    def scan(self) -> InstanceHeader:
+        """The header of the data set, once it is written.
+
+        Raises
+        ------
+        UnreadableInstance
+            See `scan_instance_header`.
+        RetriableError
+            The disk does not work.
+        """
+        transfer_syntax_uid = self.request.transfer_syntax_uid
         waiting = self.instance.waiting
-        if waiting is None:
-            stream = self.instance.reader()
-            stream.seek(self._n_head)
-            return stream, True
-        parts, n = [], 0
-        for part in waiting:
-            parts.append(part)
-            n += len(part)
-            if n >= HEAD_BYTES:
-                break
-        return BytesIO(b"".join(parts)), n == self.size_bytes
+        if waiting is not None:
+            stream = BytesIO(_first_bytes(waiting))
+            n_head = len(stream.getbuffer())
+            try:
+                header = scan_instance_header(stream, transfer_syntax_uid)
+                if stream.tell() < n_head or n_head == self.size_bytes:
+                    return header
+            except UnreadableInstance:
+                if n_head == self.size_bytes:
+                    raise
+        with disk_errors_are_retriable(self._root), self.instance.reader() as file:
+            file.seek(self._n_head)
+            return scan_instance_header(file, transfer_syntax_uid)
 
     def drop(self) -> None:
         """Leave nothing of it behind, unless it is filed or in the quarantine."""
@@ -97,3 +116,13 @@ class Reception:
             self.instance.discard()
         except OSError as error:  # it has no row and no name: swept away at the next start
             log.error("unfinished file not removed", sop_instance_uid=self.request.sop_instance_uid, error=str(error))
+
+
+def _first_bytes(parts: Sequence[bytes | memoryview]) -> bytes:
+    first, n = [], 0
+    for part in parts:
+        first.append(part)
+        n += len(part)
+        if n >= HEAD_BYTES:
+            break
+    return b"".join(first)

@@ -1,10 +1,12 @@
 """What a crash left in the spool, put in order when the listener starts. Called by `iap-node listen` before
 `start`.
 
-Two things can be left. A temporary file is torn and was never acknowledged: it is removed. An instance file
-without a row is complete, since it was synced before it got its name; its sender was not told so. It is filed
-now rather than removed: should the database have been restored from a backup, then these files are all that
-is left of instances that *were* acknowledged.
+- Segments whose process ended before the rows of their records were written: those records were acknowledged, or were
+  about to be. Their rows are written now. What is torn does not count as a record, and is cut off.
+- Temporary files: torn, and never acknowledged. They are removed.
+- Files without a row, of which no segment tells: a crash came between their name and the note of them, so that their
+  sender was not told. They are filed now rather than removed: should the database have been restored from a backup,
+  then these are all that is left of instances that *were* acknowledged. (`iap-node fsck` looks for more of that.)
 """
 
 from __future__ import annotations
@@ -15,15 +17,14 @@ from dataclasses import dataclass
 from itertools import islice
 
 import structlog
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-
 from iap_node.database.engine import Database
 from iap_node.database.spooled import paths_without_row
-from iap_node.dicom.part10 import read_instance
+from iap_node.dicom.part10 import read_data_set_of, read_instance_header, read_source_ae_title
+from iap_node.dicom.sop_classes import why_not_analysed
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
-from iap_node.spool import Spool, SpooledFile
+from iap_node.records import ReceivedInstance
+from iap_node.spool import Facts, Spool, SpooledFile, content_checksum
 
 # A file younger than this may belong to another process that is between its rename and its commit. No store
 # takes so long: the database gives up after a minute (its busy timeout), a silent peer after

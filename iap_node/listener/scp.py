@@ -3,12 +3,15 @@
 pynetdicom does the upper layer: negotiation, TLS, timers, DIMSE. `receiver` moves the bytes of C-STORE, `handlers`
 decides, `intake` files.
 
-What is bounded: the number of associations (`max_associations`; a further one is rejected as "local limit
-exceeded"), the number of connections that have not got so far (`NEGOTIATING`), the time a connection may take
-for TLS and for its A-ASSOCIATE-RQ (`association_timeout_s`), the time it may be silent, in the middle of a
-PDU too (`idle_timeout_s`), and the connections that wait to be accepted (`BACKLOG`). An association holds one
-buffer of `receiver.BUFFER_BYTES`, however large its instances and PDUs are. How much of the disk one peer may fill is
-not bounded yet.
+What is bounded: the associations, in all and of one peer (`places`; a further one is rejected as "local limit
+exceeded"), the connections that have not got so far, in all and from one address (`NEGOTIATING`), the time a
+connection may take for TLS and for its A-ASSOCIATE-RQ (`association_timeout_s`), the time it may be silent
+(`idle_timeout_s`) or slow (`limits.Pace`), the size of an instance (`limits`), and the connections that wait to be
+accepted (`BACKLOG`). An association holds one buffer, however large its instances and PDUs are, and files one instance
+at a time, so that who sends more gets its share of processor and disk per association and no more.
+
+Several processes may serve one port: they accept from one listening socket, which `iap-node listen` made, and share
+one table of places.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import ssl
 import sys
 import threading
 import time
+from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -34,13 +39,27 @@ from iap_node.listener.admission import VERIFICATION, Admission
 from iap_node.listener.associations import Associations
 from iap_node.listener.handlers import Handlers, OnRelease
 from iap_node.listener.intake import Intake
+from iap_node.listener.places import Places
 from iap_node.listener.receiver import StoreRequestHandler
 
 BACKLOG = 128  # connections the kernel keeps until we accept them
-NEGOTIATING = 32  # connections beyond max_associations: in a TLS handshake, in negotiation, or to be rejected
+NEGOTIATING = 64  # connections of a process that are no association: in a TLS handshake, in negotiation, being rejected
+NEGOTIATING_OF_ONE = NEGOTIATING // 2  # from one address, so that whoever stays silent keeps only itself out
+# Processes that share a port leave a new connection the longer to the others the more they have themselves: senders
+# are few and stay long, so that chance alone (as SO_REUSEPORT has it) would put them on one process too often.
+DEFERENCE_S = 0.002  # per connection that the process has
+MOST_DEFERENCE_S = 0.02
 POLL_S = 0.1  # how soon the accepting thread notices that it is to stop
 
 log = structlog.get_logger("listener")
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPort:
+    """What the processes that serve one port have in common."""
+
+    socket: socket.socket  # listens already
+    places: Places
 
 
 class StoreScp:
@@ -50,11 +69,23 @@ class StoreScp:
     ----------
     on_release
         See `Handlers`.
+    shared
+        What this process shares with others that serve the same port; closed by `stop`. None: it serves it alone.
     """
 
-    def __init__(self, config: ListenerConfig, intake: Intake, on_release: OnRelease | None = None) -> None:
+    def __init__(
+        self,
+        config: ListenerConfig,
+        intake: Intake,
+        on_release: OnRelease | None = None,
+        shared: SharedPort | None = None,
+    ) -> None:
         self._config = config
-        self._associations = Associations()
+        self._shared = shared
+        self._places = (
+            Places(config.max_associations, config.max_associations_per_peer) if shared is None else shared.places
+        )
+        self._associations = Associations(self._places)
         self._handlers = Handlers(intake, Admission(config), self._associations, on_release)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -106,9 +137,11 @@ class StoreScp:
                 request_handler=partial(StoreRequestHandler, self._handlers),  # the fast store path
                 config=config,
                 tls=tls,
+                shared=None if self._shared is None else self._shared.socket,
+                associations=self._associations,
             )
         except OSError as error:
-            raise ConfigError(_why_not_bound(config, error)) from error
+            raise ConfigError(why_not_bound(config, error)) from error
         self._server = cast(_Server, server)
         self._thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": POLL_S}, name="listener", daemon=True
@@ -140,6 +173,7 @@ class StoreScp:
                     n_aborted += 1
             for assoc in server.active_associations:  # those that were not established yet
                 assoc.abort()
+            self._places.close()
             log.info("stopped listening", n_aborted_associations=n_aborted)
 
 
@@ -150,16 +184,39 @@ class _Server(ThreadedAssociationServer):
     daemon_threads = True
     request_queue_size = BACKLOG
 
-    def __init__(self, *args: Any, config: ListenerConfig, tls: ssl.SSLContext | None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        config: ListenerConfig,
+        tls: ssl.SSLContext | None,
+        shared: socket.socket | None,
+        associations: Associations,
+        **kwargs: Any,
+    ) -> None:
         self._config = config
         self._tls = tls
-        self._handshakes = threading.BoundedSemaphore(config.max_associations + NEGOTIATING)
+        self._shared = shared
+        self._associations = associations
+        self._turn = threading.Lock()
+        self._starting: Counter[str] = Counter()  # addresses of connections that have no association yet
         self._stopped = False
         super().__init__(*args, **kwargs)
+
+    def server_bind(self) -> None:
+        """Bind the port, unless the socket is shared and bound already."""
+        if self._shared is None:
+            super().server_bind()
+            return
+        cast(socket.socket, self.socket).close()
+        self.socket = self._shared
+        self.socket.setblocking(False)  # another process may be the first to accept
+        self.server_address = self.socket.getsockname()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; TLS comes later, so that a silent peer cannot keep others from being
         accepted."""
+        if self._shared is not None:
+            time.sleep(min(self._n_connections() * DEFERENCE_S, MOST_DEFERENCE_S))
         connection, address = cast(socket.socket, self.socket).accept()
         # Senders wait for each C-STORE-RSP: Nagle's algorithm against their delayed acknowledgement costs 40
         # ms each.
@@ -170,27 +227,43 @@ class _Server(ThreadedAssociationServer):
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for one more connection."""
-        if len(self.active_associations) < self._config.max_associations + NEGOTIATING:
-            return True
-        log.warning("connection closed: too many are open", source_address=str(client_address[0]))
+        """Whether there is room for one more connection; counts it."""
+        address = str(client_address[0])
+        negotiating = Counter(
+            str(assoc.requestor.address) for assoc in self.active_associations if not assoc.is_established
+        )
+        with self._turn:
+            negotiating += self._starting
+            if negotiating.total() < NEGOTIATING and negotiating[address] < NEGOTIATING_OF_ONE:
+                self._starting[address] += 1
+                return True
+        log.warning("connection closed: too many are in negotiation", source_address=address)
         return False
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands, then hand the connection to an association; runs in the connection's own thread."""
-        if self._tls is not None:
-            if not self._handshakes.acquire(blocking=False):
-                raise ConnectionAbortedError("too many TLS handshakes at once")
-            try:
+        try:
+            if self._tls is not None:
                 request.settimeout(self._config.association_timeout_s)
                 request = self._tls.wrap_socket(request, server_side=True)
                 request.settimeout(self._config.idle_timeout_s)
-            finally:
-                self._handshakes.release()
-        if self._stopped:
-            self.shutdown_request(request)
-            return
-        super().finish_request(request, client_address)
+            if self._stopped:
+                self.shutdown_request(request)
+                return
+            super().finish_request(request, client_address)
+        finally:
+            with self._turn:
+                self._starting[str(client_address[0])] -= 1
+                self._starting += Counter()  # without those that are at zero
+
+    def service_actions(self) -> None:
+        """Between connections: what ended without telling."""
+        super().service_actions()
+        self._associations.forget_ended()
+
+    def _n_connections(self) -> int:
+        with self._turn:
+            return self._starting.total() + len(self.active_associations)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log why a connection came to nothing."""
@@ -204,7 +277,10 @@ class _Server(ThreadedAssociationServer):
         """Accept no more; blocks until the accepting thread has noticed."""
         self._stopped = True
         socketserver.BaseServer.shutdown(self)
-        self.server_close()
+        if self._shared is None:
+            self.server_close()
+        else:
+            self._shared.close()  # and no shutdown(2), which would end it for the other processes too
 
 
 def server_tls_context(config: TlsConfig) -> ssl.SSLContext:
@@ -239,7 +315,8 @@ def _no_password() -> str:
     raise OSError("the private key has a password")
 
 
-def _why_not_bound(config: ListenerConfig, error: OSError) -> str:
+def why_not_bound(config: ListenerConfig, error: OSError) -> str:
+    """Why a port cannot be listened on, and what to do."""
     where = f"listener: cannot listen on {config.bind} port {config.port}"
     if error.errno == errno.EADDRINUSE:
         return f"{where}: something else does; stop it or set listener.port to another one"

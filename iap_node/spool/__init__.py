@@ -6,7 +6,17 @@ The listener writes; workers, deliverers and the command line read by the relati
 
 from iap_node.spool.files import SpooledFile, disk_errors_are_retriable
 from iap_node.spool.quarantine import Quarantine
-from iap_node.spool.segments import Facts, Record, content_checksum
+from iap_node.spool.segments import PREAMBLE_BYTES, Facts, Record, RecordKind, content_checksum
 from iap_node.spool.spool import Spool
 
-__all__ = ["Facts", "Quarantine", "Record", "Spool", "SpooledFile", "content_checksum", "disk_errors_are_retriable"]
+__all__ = [
+    "PREAMBLE_BYTES",
+    "Facts",
+    "Quarantine",
+    "Record",
+    "RecordKind",
+    "Spool",
+    "SpooledFile",
+    "content_checksum",
+    "disk_errors_are_retriable",
+]

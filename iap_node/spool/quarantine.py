@@ -2,8 +2,8 @@
 look at.
 
 Layout: ``quarantine/<YYYY-MM-DD>/<hash>.dcm`` and ``.json``. The hash is that of the contents: a sender that
-repeats a broken instance all day fills one file, not the disk. The listener writes; the command line lists by
-the rows.
+repeats a broken instance all day fills one file, not the disk. The listener writes; the command line, retention and
+fsck go by the rows.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
-from iap_node.spool.files import NewFile, disk_errors_are_retriable, make_directory, write_durably
+from iap_node.spool.files import NewFile, SpooledFile, disk_errors_are_retriable, make_directory, write_durably
 from iap_node.spool.spool import INCOMING, Spool
 
 QUARANTINE = "quarantine"
@@ -28,9 +28,9 @@ class Quarantine:
         self._spool = spool
 
     def put(
-        self, parts: Sequence[bytes | memoryview], facts: Mapping[str, str | int], received_at: datetime
+        self, parts: Iterable[bytes | memoryview], facts: Mapping[str, str | int], received_at: datetime
     ) -> tuple[str, bool]:
-        """As `take`, of bytes that are in memory; on an error nothing is left behind."""
+        """As `take`, of bytes that are no file of their own; on an error nothing is left behind."""
         file = self._spool.new_file()
         with contextlib.ExitStack() as undo, disk_errors_are_retriable(self._spool.root):
             undo.callback(file.discard)
@@ -79,6 +79,32 @@ class Quarantine:
             file.name(path)
             write_durably(sidecar, text, temporary_in=incoming)
         return spool_path, True
+
+    def facts(self, spool_path: str) -> dict[str, str | int]:
+        """What `take` was told about an instance; empty where a crash left none, or they cannot be read.
+
+        Raises
+        ------
+        RetriableError
+            The disk fails or may not be read.
+        """
+        with disk_errors_are_retriable(self._spool.root):
+            try:
+                content = json.loads(self._spool.path(spool_path).with_suffix(".json").read_bytes())
+            except (FileNotFoundError, ValueError):
+                return {}
+        if not isinstance(content, dict):
+            return {}
+        return {str(name): value for name, value in content.items() if isinstance(value, str | int)}
+
+    def files(self) -> Iterator[SpooledFile]:
+        """Everything that lies in the quarantine, day by day, the facts beside it left out."""
+        for day in sorted((self._spool.root / QUARANTINE).glob("*")):
+            for path in sorted(day.glob("*.dcm")):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    spool_path = path.relative_to(self._spool.root).as_posix()
+                    yield SpooledFile(spool_path, status.st_size, status.st_mtime)
 
     def remove(self, spool_path: str) -> None:
         """Remove an instance from the quarantine, with its sidecar; missing ones are no error.

@@ -22,12 +22,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from io import BytesIO
 from pathlib import Path
 
 import xxhash
 
 from iap_node.dicom.file_slice import FileSlice
-from iap_node.dicom.part10 import transfer_syntax_of
+from iap_node.dicom.part10 import read_file_meta
 
 SEGMENT_BYTES = 64 * 1024**2
 ALIGNMENT = 4096  # of records: what one holds can be given back to the file system alone
@@ -182,16 +183,16 @@ def _read_record(handle: int, path: Path, segment_id: str, offset: int, size: in
     if zlib.crc32(head, zlib.crc32(preamble[: _PREAMBLE.size])) != crc:
         return None
     where = FileSlice(path, offset, length)
-    if kind == RecordKind.INSTANCE and checksum != _checksum_of(handle, where, n_head, transfer_syntax_of(head)):
+    if kind == RecordKind.INSTANCE and checksum != _checksum_of(handle, where, head):
         return None
     address = {4: lambda: ipaddress.IPv4Address(packed[:4]), 6: lambda: ipaddress.IPv6Address(packed)}.get(family)
     received_at = _EPOCH + timedelta(microseconds=microseconds)
     return Record(RecordKind(kind), where, Facts(received_at, str(address()) if address else "", checksum))
 
 
-def _checksum_of(handle: int, where: FileSlice, n_head: int, transfer_syntax_uid: str) -> bytes:
-    checksum = content_checksum(transfer_syntax_uid)
-    position, end = where.offset + PREAMBLE_BYTES + n_head, where.offset + where.length
+def _checksum_of(handle: int, where: FileSlice, head: bytes) -> bytes:
+    checksum = content_checksum(read_file_meta(BytesIO(bytes(PREAMBLE_BYTES) + head)))
+    position, end = where.offset + PREAMBLE_BYTES + len(head), where.offset + where.length
     while position < end:
         piece = os.pread(handle, min(_READ_AT_ONCE, end - position), position)
         if not piece:

@@ -14,8 +14,9 @@ from iap_node.config import NodeConfig
 from iap_node.database import results
 from iap_node.database.engine import Database
 from iap_node.errors import PermanentError
-from iap_node.records import Job, JobState, OutgoingInstance
+from iap_node.records import Job, JobState
 from iap_node.routing.destinations.dicom import send_instances
+from iap_node.routing.destinations.store import OutgoingInstance
 from iap_node.spool import Spool
 
 log = structlog.get_logger("deliver")
@@ -54,7 +55,7 @@ class DeliverHandler:
                     sop_class_uid=instance.sop_class_uid,
                     sop_instance_uid=instance.sop_instance_uid,
                     transfer_syntax_uid=instance.transfer_syntax_uid,
-                    path=str(self._spool.path(instance.spool_path)),
+                    file=self._spool.locate(instance.spool_path),
                 )
                 for instance in results.outstanding_instances(session, job)
             ]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +22,7 @@ from iap_node.config import NodeConfig
 from iap_node.database import archive, results
 from iap_node.database.archive import ArchivedInstance
 from iap_node.database.engine import Database
+from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.header import read_header_dataset, read_series_header
 from iap_node.dicom.pixels import read_series_slices
 from iap_node.errors import UnreadableInstance, UnreadablePixels
@@ -126,13 +126,13 @@ class InferHandler:
         problems: list[tuple[int, str]] = []
         for instance in instances:
             try:
-                datasets.append(read_header_dataset(self._spool.path(instance.spool_path)))
+                datasets.append(read_header_dataset(self._spool.locate(instance.spool_path)))
             except UnreadableInstance as error:
                 problems.append((instance.id, str(error)))
         return datasets, problems
 
     def _predict(self, instances: Sequence[ArchivedInstance]) -> _Answer:
-        ids = {self._spool.path(instance.spool_path): instance.id for instance in instances}
+        ids = {self._spool.locate(instance.spool_path): instance.id for instance in instances}
         limits = self._config.inference
         pixels = read_series_slices(
             list(ids),
@@ -140,7 +140,7 @@ class InferHandler:
             max_pixels_per_slice=limits.max_pixels_per_slice,
             max_bytes_per_instance=limits.max_bytes_per_instance,
         )
-        problems = [(ids[path], reason) for path, reason in pixels.problems]
+        problems = [(ids[file], reason) for file, reason in pixels.problems]
         if not pixels.slices:
             return _Answer(None, f"no pixels could be read: {_counted(_texts(pixels.problems))}", problems)
         try:
@@ -155,7 +155,7 @@ def _reasons(instances: Sequence[ArchivedInstance]) -> str:
     return _counted([instance.not_analysed_reason or "" for instance in instances])
 
 
-def _texts(problems: Sequence[tuple[Path, str]]) -> list[str]:
+def _texts(problems: Sequence[tuple[InstanceFile, str]]) -> list[str]:
     return [reason for _, reason in problems]
 
 

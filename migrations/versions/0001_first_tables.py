@@ -49,6 +49,12 @@ def upgrade() -> None:
         sa.Column("source_address", sa.Text(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("received_at", TIME, nullable=False),
+        sa.Column(
+            "bytes_state",
+            state("present", "deleting", "deleted", "lost", name="bytes_state"),
+            server_default="present",
+            nullable=False,
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_quarantine")),
         sa.UniqueConstraint("spool_path", name=op.f("uq_quarantine_spool_path")),
     )
@@ -140,12 +146,23 @@ def upgrade() -> None:
         sa.Column("calling_ae_title", sa.Text(), nullable=False),
         sa.Column("source_address", sa.Text(), nullable=False),
         sa.Column("received_at", TIME, nullable=False),
+        sa.Column(
+            "bytes_state",
+            state("present", "deleting", "deleted", "lost", name="bytes_state"),
+            server_default="present",
+            nullable=False,
+        ),
+        sa.Column("bytes_gone_at", TIME, nullable=True),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_instance_series_id_series")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_instance_sop_instance_uid")),
         sa.UniqueConstraint("spool_path", name=op.f("uq_instance_spool_path")),
     )
-    op.create_index(op.f("ix_instance_series_id"), "instance", ["series_id"])
+    op.create_index(op.f("ix_instance_series_id_bytes_state"), "instance", ["series_id", "bytes_state"])
+    in_question = sa.text("bytes_state IN ('deleting', 'lost')")
+    op.create_index(
+        "ix_instance_bytes_in_question", "instance", ["id"], sqlite_where=in_question, postgresql_where=in_question
+    )
 
     op.create_table(
         "job",
@@ -218,6 +235,12 @@ def upgrade() -> None:
         sa.Column("calling_ae_title", sa.Text(), nullable=False),
         sa.Column("source_address", sa.Text(), nullable=False),
         sa.Column("received_at", TIME, nullable=False),
+        sa.Column(
+            "bytes_state",
+            state("present", "deleting", "deleted", "lost", name="bytes_state"),
+            server_default="present",
+            nullable=False,
+        ),
         sa.ForeignKeyConstraint(
             ["instance_id"], ["instance.id"], name=op.f("fk_conflict_instance_id_instance")
         ),

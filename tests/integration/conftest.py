@@ -18,7 +18,7 @@ from pynetdicom.sop_class import MRImageStorage, Verification
 
 from iap_node.config import DestinationConfig
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
-from iap_node.records import OutgoingInstance
+from iap_node.routing.destinations.store import OutgoingInstance
 
 
 @dataclass
@@ -31,7 +31,9 @@ class Peer:
     transfer_syntaxes: Sequence[str] = TRANSFER_SYNTAXES
     require_titles: bool = False
     ssl_context: Any = None
+    on_data: Callable[[evt.Event], None] = lambda _: None  # every PDU; while it blocks, nothing is read
     received: list[tuple[str, str, bytes]] = field(default_factory=list)  # SOP Instance UID, syntax, data set
+    sop_class_uids: list[str] = field(default_factory=list)  # of the same
     associations: int = 0
     port: int = 0
     _server: Any = None
@@ -42,7 +44,11 @@ class Peer:
         ae.add_supported_context(Verification)
         for sop_class in self.sop_classes:
             ae.add_supported_context(sop_class, list(self.transfer_syntaxes))
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)]
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_ACCEPTED, self._accepted),
+            (evt.EVT_DATA_RECV, self.on_data),
+        ]
         self._server = ae.start_server(
             ("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=self.ssl_context
         )
@@ -70,6 +76,7 @@ class Peer:
 
     def _store(self, event: evt.Event) -> int | Dataset:
         uid = str(event.request.AffectedSOPInstanceUID)
+        self.sop_class_uids.append(str(event.request.AffectedSOPClassUID))
         self.received.append((uid, str(event.context.transfer_syntax), event.request.DataSet.getvalue()))
         return self.answer(event)
 
@@ -132,6 +139,6 @@ def write_instance(tmp_path: Path) -> Callable[..., OutgoingInstance]:
         ds.file_meta.TransferSyntaxUID = syntax
         path = tmp_path / f"instance-{number}.dcm"
         dcmwrite(path, ds, enforce_file_format=True)
-        return OutgoingInstance(number, str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(syntax), str(path))
+        return OutgoingInstance(number, str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(syntax), path)
 
     return write

@@ -18,24 +18,20 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import structlog
 from pydicom.dataset import Dataset
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 
 from iap_node.config import DestinationConfig, TlsConfig
 from iap_node.dicom.status import StoreStatus, is_accepted, is_permanent
-from iap_node.errors import ConfigError, DeliveryError
-from iap_node.records import InstanceDelivery, OutgoingInstance
-
-# pynetdicom sends the encoded data set from the file instead of decoding and encoding it again. The switch is
-# global to the process; it only concerns sending by path.
-_config.STORE_SEND_CHUNKED_DATASET = True
+from iap_node.errors import ConfigError, DeliveryError, UnreadableInstance
+from iap_node.records import InstanceDelivery
+from iap_node.routing.destinations.store import OutgoingInstance, store
 
 MOST_CONTEXTS = 128  # presentation context IDs are odd, 1 to 255 (PS3.8 Table 9-13)
 MOST_ABORTS = 3  # associations that a peer may abort in one call before the rest waits for the next attempt
@@ -140,9 +136,12 @@ def _send(
     answers: dict[int, InstanceDelivery],
 ) -> list[OutgoingInstance]:
     """Send until the end or until the association is over; return the instances whose turn did not come."""
-    accepted = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in assoc.accepted_contexts}
+    accepted = {
+        (str(cx.abstract_syntax), str(cx.transfer_syntax[0])): int(cx.context_id or 0) for cx in assoc.accepted_contexts
+    }
     for number, instance in enumerate(instances):
-        if (instance.sop_class_uid, instance.transfer_syntax_uid) not in accepted:
+        context_id = accepted.get((instance.sop_class_uid, instance.transfer_syntax_uid))
+        if context_id is None:
             answer = InstanceDelivery(
                 instance.instance_id,
                 accepted=False,
@@ -152,7 +151,7 @@ def _send(
                 permanent=True,
             )
         elif assoc.is_established:
-            answer = _store(assoc, instance, message_id=number % 65535 + 1, timeout_s=config.timeout_s)
+            answer = _store(assoc, context_id, instance, message_id=number % 65535 + 1, timeout_s=config.timeout_s)
         else:
             return list(instances[number:])
         answers[instance.instance_id] = answer
@@ -182,19 +181,19 @@ def _log_refusals(
 
 
 def _store(
-    assoc: Association, instance: OutgoingInstance, message_id: int, timeout_s: float
+    assoc: Association, context_id: int, instance: OutgoingInstance, message_id: int, timeout_s: float
 ) -> InstanceDelivery:
     try:
-        status = assoc.send_c_store(Path(instance.path), msg_id=message_id)
+        status = store(assoc, context_id, instance, message_id)
     except FileNotFoundError:
         return InstanceDelivery(
             instance.instance_id, False, None, "its spool file is gone; send the series again", permanent=True
         )
-    except OSError as error:  # half a message may be under way: nothing more can be said on this association
-        assoc.abort()
+    except UnreadableInstance as error:
+        damage = f"its spool file is damaged: {error}"
+        return InstanceDelivery(instance.instance_id, False, None, damage, permanent=True)
+    except OSError as error:
         return _unanswered(instance, f"its spool file cannot be read: {error.strerror}")
-    except RuntimeError:  # the peer aborted between the check and the call
-        return _unanswered(instance, "not sent: the association had ended")
     if "Status" not in status:
         assoc.join(timeout_s)  # it is over, or about to be: its own thread notices an abort a moment later
         return _unanswered(instance, f"no answer: the peer aborted or took longer than {timeout_s:g} s")
@@ -233,7 +232,7 @@ def _association(contexts: list[PresentationContext], config: DestinationConfig)
 
     def on_open(event: evt.Event) -> None:
         connected.set()
-        _send_without_delay(event)
+        _tune(event, config.timeout_s)
 
     tls_arguments = _tls_arguments(config)
     try:
@@ -259,10 +258,12 @@ def _association(contexts: list[PresentationContext], config: DestinationConfig)
             assoc.release()
 
 
-def _send_without_delay(event: evt.Event) -> None:
-    """Switch Nagle's algorithm off: with delayed acknowledgements it costs some 45 ms per instance."""
+def _tune(event: evt.Event, timeout_s: float) -> None:
+    """Switch Nagle's algorithm off, which costs some 45 ms per instance with delayed acknowledgements; let no peer
+    that stops reading block us for ever."""
     connection: Any = event.assoc.dul.socket
     connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.socket.settimeout(timeout_s)
 
 
 def _why_no_association(answer: A_ASSOCIATE | None, connected: bool, config: DestinationConfig) -> str:

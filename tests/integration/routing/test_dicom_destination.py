@@ -9,7 +9,9 @@ import socket
 import ssl
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,10 +37,11 @@ from pynetdicom.sop_class import (
 )
 
 from iap_node.config import DestinationConfig
+from iap_node.dicom.file_slice import FileSlice, InstanceFile
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES
 from iap_node.errors import ConfigError, DeliveryError
-from iap_node.records import OutgoingInstance
 from iap_node.routing.destinations.dicom import MOST_ABORTS, echo, send_instances
+from iap_node.routing.destinations.store import OutgoingInstance
 
 SYNTAXES = (
     ImplicitVRLittleEndian,
@@ -51,8 +54,9 @@ SYNTAXES = (
 )
 
 
-def data_set_bytes(path: Path | str) -> bytes:
-    content = Path(path).read_bytes()
+def data_set_bytes(file: InstanceFile) -> bytes:
+    with file.open("rb") as stream:
+        content = stream.read()
     return content[144 + int.from_bytes(content[140:144], "little") :]  # (0002,0000) UL stands first
 
 
@@ -64,7 +68,7 @@ def test_every_transfer_syntax_arrives_byte_for_byte_over_one_association(start_
         (item.instance_id, True, 0) for item in instances
     ]
     assert peer.received == [
-        (item.sop_instance_uid, item.transfer_syntax_uid, data_set_bytes(item.path)) for item in instances
+        (item.sop_instance_uid, item.transfer_syntax_uid, data_set_bytes(item.file)) for item in instances
     ]
     assert peer.associations == 1
 
@@ -206,13 +210,74 @@ def test_peer_that_does_not_answer_is_given_up_after_the_timeout(start_peer, wri
 def test_spool_file_that_is_gone_fails_alone(start_peer, write_instance) -> None:
     peer = start_peer()
     instances = [write_instance(), write_instance(), write_instance()]
-    Path(instances[1].path).unlink()
+    instances[1].file.unlink()
     results = send_instances(instances, peer.config())
     assert [(item.accepted, item.permanent) for item in results] == [
         (True, False),
         (False, True),
         (True, False),
     ]
+
+
+def in_a_segment(instance: OutgoingInstance, folder: Path) -> OutgoingInstance:
+    """The same instance as a slice of a larger file, with others' bytes on both sides."""
+    with instance.file.open("rb") as stream:
+        content = stream.read()
+    segment = folder / f"{instance.sop_instance_uid}.seg"
+    segment.write_bytes(b"\xaa" * 4096 + content + b"\xbb" * 4096)
+    return replace(instance, file=FileSlice(segment, 4096, len(content)))
+
+
+def test_slice_of_a_segment_arrives_byte_for_byte_and_nothing_around_it(
+    start_peer, write_instance, tmp_path: Path
+) -> None:
+    peer = start_peer()
+    files = [write_instance(transfer_syntax_uid=syntax, size=size) for syntax in SYNTAXES for size in (2, 150)]
+    slices = [in_a_segment(instance, tmp_path) for instance in files]
+    assert all(item.status == 0 for item in send_instances(slices, peer.config()))
+    assert [content for _, _, content in peer.received] == [data_set_bytes(item.file) for item in files]
+
+
+def test_request_names_the_instance_as_its_row_does_whatever_its_file_meta_says(start_peer, write_instance) -> None:
+    peer = start_peer()
+    instance = replace(write_instance(), sop_class_uid=RawDataStorage, sop_instance_uid="1.2.3.4.5")
+    assert [item.status for item in send_instances([instance], peer.config())] == [0]
+    assert peer.uids() == ["1.2.3.4.5"]
+    assert peer.sop_class_uids == [RawDataStorage]
+
+
+def test_spool_file_that_is_not_what_its_row_says_fails_alone(start_peer, write_instance) -> None:
+    peer = start_peer()
+    good, other, damaged = write_instance(), write_instance(), write_instance()
+    other = replace(other, transfer_syntax_uid=ImplicitVRLittleEndian)
+    damaged.file.write_bytes(bytes(5000))
+    results = send_instances([other, damaged, good], peer.config())
+    assert [(item.accepted, item.permanent) for item in results] == [(False, True), (False, True), (True, False)]
+    assert "its row says 1.2.840.10008.1.2" in results[0].comment
+    assert "damaged" in results[1].comment
+    assert peer.uids() == [good.sop_instance_uid]
+
+
+def test_peer_that_stops_reading_costs_neither_memory_nor_more_than_the_timeout(start_peer, write_instance) -> None:
+    finished = threading.Event()
+
+    def stop_reading(event: evt.Event) -> None:
+        if event.data[0] == 4:  # P-DATA-TF
+            finished.wait()
+
+    peer = start_peer(on_data=stop_reading, sop_classes=[MRImageStorage])
+    instance = write_instance(size=4000)
+    assert instance.file.stat().st_size > 30_000_000
+    tracemalloc.start()
+    try:
+        results = send_instances([instance], peer.config(timeout_s=2))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        finished.set()
+    assert [(item.accepted, item.permanent, item.status) for item in results] == [(False, False, None)]
+    assert peak < 10_000_000
+    assert peer.received == []
 
 
 def test_no_instances_need_no_association(start_peer) -> None:
@@ -314,7 +379,7 @@ def test_series_travels_over_tls_with_certificates_on_both_sides(
     instance = write_instance(size=300)
     (result,) = send_instances([instance], peer.config(tls=tls_of(certificates)))
     assert result.accepted
-    assert peer.received[0][2] == data_set_bytes(instance.path)
+    assert peer.received[0][2] == data_set_bytes(instance.file)
 
 
 @pytest.mark.parametrize("peer_ca", ["ours.pem", None])
@@ -373,5 +438,5 @@ def test_dcmtk_stores_every_transfer_syntax_bit_for_bit(
     assert all(item.status == 0 for item in send_instances(instances, config))
     stored = {str(dcmread(path, stop_before_pixels=True).SOPInstanceUID): path for path in folder.iterdir()}
     assert {uid: data_set_bytes(path) for uid, path in stored.items()} == {
-        item.sop_instance_uid: data_set_bytes(item.path) for item in instances
+        item.sop_instance_uid: data_set_bytes(item.file) for item in instances
     }

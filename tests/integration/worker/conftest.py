@@ -20,11 +20,11 @@ from iap_node.database.results import Judgement
 from iap_node.listener.intake import Intake
 from iap_node.records import (
     JobKind,
-    OutgoingInstance,
     ParameterKind,
     ParameterPrediction,
     SeriesPrediction,
 )
+from iap_node.routing.destinations.store import OutgoingInstance
 from iap_node.spool import Spool
 from iap_node.worker.infer import InferHandler
 from iap_node.worker.loop import run_once
@@ -98,7 +98,8 @@ class Node:
         """Take instances in, as the listener does."""
         intake = Intake(self.spool, self.database, b"k" * 32)
         for instance in instances:
-            content = Path(instance.path).read_bytes()
+            with instance.file.open("rb") as stream:
+                content = stream.read()
             intake.file(
                 content[144 + int.from_bytes(content[140:144], "little") :],
                 sop_class_uid=instance.sop_class_uid,

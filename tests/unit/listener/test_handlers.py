@@ -16,6 +16,7 @@ from iap_node.listener.admission import Admission
 from iap_node.listener.associations import Associations
 from iap_node.listener.handlers import Handlers
 from iap_node.listener.intake import Intake
+from iap_node.listener.places import Places
 from iap_node.records import StoreOutcome
 from iap_node.spool import Spool
 
@@ -27,7 +28,7 @@ def released() -> list[list[str]]:
 
 @pytest.fixture
 def associations() -> Associations:
-    return Associations()
+    return Associations(Places(25, 25))
 
 
 @pytest.fixture

@@ -1,0 +1,4 @@
+"""The spool in the long run: what may go (retention), when the disk is full (forecast), whether all is there (fsck).
+
+Called by the scheduler and by the command line.
+"""
