@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def import_folder(
     paths = list_files(folder)
     counts = Counter(dict.fromkeys(ImportOutcome, 0))
     out = console()
-    with Progress(console=out, transient=True, disable=as_json or not out.is_terminal) as progress:
+    bar = Progress(console=out, transient=True, disable=as_json or not out.is_terminal)
+    with closing(intake), bar as progress:
         task = progress.add_task("importing", total=len(paths))
         for imported in import_files(paths, intake):
             counts[imported.outcome] += 1

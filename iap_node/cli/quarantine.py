@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,8 @@ def retry(
     counts = Counter(dict.fromkeys(Readmission, 0))
     stays = []
     out = console()
-    with Progress(console=out, transient=True, disable=as_json or not out.is_terminal) as progress:
+    bar = Progress(console=out, transient=True, disable=as_json or not out.is_terminal)
+    with closing(intake), bar as progress:
         task = progress.add_task("filing again", total=None if every else len(entry_ids))
         for entry in entries:
             readmitted = readmit(entry, intake, spool, database, trust_data_set=trust_data_set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,9 @@ from iap_node.supervisor import Supervisor, watch_supervisor
 
 if TYPE_CHECKING:
     from iap_node.database.engine import Database
+
+SWITCH_INTERVAL_S = 0.0001
+ROWS_AT_STOP_S = 10.0  # for the rows of what is acknowledged; the next start writes those that are missing
 
 ROLES = ("listen", "infer", "deliver", "schedule")
 
@@ -64,9 +68,14 @@ def listen(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
         with database.transaction() as session:
             archive.complete_series(session, series_instance_uids, datetime.now(UTC))
 
-    spool = Spool(config.spool_dir)
+    # Threads that receive hold Python's lock for some 50 us at a time; with the default of 5 ms the thread that writes
+    # the rows would make each of them wait a hundred times as long.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    is_durable = config.spool.durability == "strict"
+    spool = Spool(config.spool_dir, durable=is_durable, prepared_bytes=config.spool.prepared_mb * 1024**2)
     intake = Intake(spool, database, load_or_create_patient_key(config.patient_key_path))
     recover(spool, database, intake)
+    spool.start_preparing()
     scp = StoreScp(config.listener, intake, complete_at_release if config.series.complete_on_release else None)
     scp.start()
     try:
@@ -74,6 +83,7 @@ def listen(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
             stop.wait()
     finally:
         scp.stop()
+        intake.close(ROWS_AT_STOP_S)
         database.dispose()
 
 

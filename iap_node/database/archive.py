@@ -9,29 +9,23 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import cast
 
-from sqlalchemy import ColumnElement, Row, Table, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.database.insertion import insert_if_new
-from iap_node.database.jobs import open_job, supersede
+from iap_node.database.jobs import open_job
 from iap_node.database.series import SeriesSummary, UnknownSeries, find_series, list_series
 from iap_node.database.tables import (
     ConflictRow,
     InstanceRow,
-    PatientRow,
     QuarantineRow,
     SeriesRow,
-    StudyRow,
 )
 from iap_node.records import (
-    InstanceHeader,
     JobKind,
     QuarantinedInstance,
-    ReceivedInstance,
     SeriesState,
-    StoreOutcome,
 )
 
 __all__ = [

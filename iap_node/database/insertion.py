@@ -43,7 +43,8 @@ def insert_all_or_none(
     """Insert rows with the same keys; False when one with the same `unique` columns is there: roll back then."""
     names = tuple(column.key for column in unique)
     statement = _insert_or_leave(session.get_bind().dialect.name, table, names)
-    return session.connection().execute(statement, list(rows)).rowcount == len(rows)
+    result = session.connection().execute(statement, list(rows), execution_options={"preserve_rowcount": True})
+    return result.rowcount == len(rows)
 
 
 def _insert(dialect: str, table: type[Table]) -> Insert:

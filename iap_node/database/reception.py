@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import Row, Table, bindparam, delete, select, update
+from sqlalchemy import Row, Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.database.insertion import insert_all_or_none, insert_if_new
@@ -20,7 +20,6 @@ from iap_node.database.jobs import supersede
 from iap_node.database.tables import BytesState, ConflictRow, InstanceRow, PatientRow, SeriesRow, StudyRow
 from iap_node.errors import PermanentError
 from iap_node.records import InstanceHeader, JobKind, ReceivedInstance, SeriesState, StoreOutcome
-
 
 
 class Likeness(StrEnum):
@@ -97,15 +96,12 @@ def record_instances(
 
 def _file_in_series(session: Session, arrivals: Sequence[Arrival]) -> None:
     """New instances of one series."""
-    series, is_new = _locked_series(session, arrivals[0])
+    series = _locked_series(session, arrivals[0])
     late = series.state is not SeriesState.RECEIVING
     revision = series.revision + 1 if late else series.revision
     rows = [_instance(arrival.received, series.id, revision) for arrival in arrivals]
     if not insert_all_or_none(session, InstanceRow, (InstanceRow.sop_instance_uid,), rows):
-        # One was filed since the look above, by another process.
-        if is_new:
-            session.execute(delete(SeriesRow).where(SeriesRow.id == series.id))
-        raise Overtaken
+        raise Overtaken  # one was filed since the look above, by another process
     newest = max(arrival.received.received_at for arrival in arrivals)
     if late:
         _open_revision(session, series.id, revision, newest)
@@ -201,8 +197,8 @@ def _same_or_conflict(
     return StoreOutcome.CONFLICT if is_new else StoreOutcome.DUPLICATE
 
 
-def _locked_series(session: Session, arrival: Arrival) -> tuple[_LockedSeries, bool]:
-    """The instance's series, kept from others until the transaction ends; whether it was made here."""
+def _locked_series(session: Session, arrival: Arrival) -> _LockedSeries:
+    """The instance's series, kept from others until the transaction ends."""
     received, header = arrival.received, arrival.received.header
     uids = {
         "study_instance_uid": header.study_instance_uid,
@@ -210,9 +206,9 @@ def _locked_series(session: Session, arrival: Arrival) -> tuple[_LockedSeries, b
     }
     series = session.connection().execute(_SERIES_TO_LOCK, uids).one_or_none()
     if series is not None:
-        return series, False
-    is_new = _insert_series(session, received, _study_id(session, received, arrival.patient_hash))
-    return session.connection().execute(_SERIES_TO_LOCK, uids).one(), is_new
+        return series
+    _insert_series(session, received, _study_id(session, received, arrival.patient_hash))
+    return session.connection().execute(_SERIES_TO_LOCK, uids).one()
 
 
 def _open_revision(session: Session, series_id: int, revision: int, now: datetime) -> None:
@@ -252,9 +248,9 @@ def _study_id(session: Session, received: ReceivedInstance, patient_hash: str) -
     return study_id
 
 
-def _insert_series(session: Session, received: ReceivedInstance, study_id: int) -> bool:
+def _insert_series(session: Session, received: ReceivedInstance, study_id: int) -> None:
     header = received.header
-    return insert_if_new(
+    insert_if_new(
         session,
         SeriesRow,
         (SeriesRow.study_id, SeriesRow.series_instance_uid),

@@ -62,6 +62,7 @@ _WANTED = frozenset(
 _LAST = max(_WANTED)
 
 _TRANSFER_SYNTAX_UID = 0x00020010
+_SOURCE_AE_TITLE = 0x00020016
 _META_ENCODING = Encoding(implicit=False, little=True)
 _END_OF_FILE_META = 0x0002FFFF
 _MAX_FILE_META_BYTES = 1024**2  # private information (0002,0102) has been seen to hold kilobytes
@@ -280,7 +281,7 @@ def read_file_meta(stream: BinaryIO) -> str:
         stream.seek(-len(following), 1)
         if following == b"\x02\0":
             found = {}  # the group length is wrong
-    if not found:
+    if _TRANSFER_SYNTAX_UID not in found:
         stream.seek(start)
         found, end = _walk_file_meta(stream)
         stream.seek(end.start if end is not None else start)
@@ -292,9 +293,24 @@ def read_file_meta(stream: BinaryIO) -> str:
     return uid
 
 
+def read_source_ae_title(file: InstanceFile) -> str:
+    """Source Application Entity Title (0002,0016): who sent a file that the spool keeps; empty where it is not said.
+
+    Raises
+    ------
+    UnreadableInstance, OSError
+        As `read_instance_header`.
+    """
+    with file.open("rb") as stream:
+        stream.seek(132)
+        found, _ = _walk_file_meta(stream)
+    title = found.get(_SOURCE_AE_TITLE)
+    return "" if title is None else title.value.decode("latin-1").strip(" \0")
+
+
 def _walk_file_meta(stream: BinaryIO) -> tuple[dict[int, Element], Element | None]:
     return el.walk(
-        stream, _META_ENCODING, _TRANSFER_SYNTAX_UID.__eq__, _END_OF_FILE_META,
+        stream, _META_ENCODING, {_TRANSFER_SYNTAX_UID, _SOURCE_AE_TITLE}.__contains__, _END_OF_FILE_META,
         max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS,
     )  # fmt: skip
 

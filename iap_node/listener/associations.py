@@ -15,6 +15,7 @@ from pynetdicom.association import Association
 
 from iap_node.listener.places import Full, Places
 
+
 @dataclass(slots=True)
 class Activity:
     """What one association did so far."""

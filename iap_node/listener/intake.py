@@ -166,7 +166,7 @@ class Intake:
         """
         return self._submit(self._keep(reception))
 
-    def adopt(self, received: ReceivedInstance, header: InstanceHeader) -> StoreOutcome:
+    def adopt(self, received: ReceivedInstance) -> StoreOutcome:
         """Give an instance whose bytes lie in the spool its row, and wait for it.
 
         Raises
@@ -176,7 +176,9 @@ class Intake:
         UnreadableInstance
             It cannot be recorded and lies in the quarantine.
         """
-        return self._registrar.submit_and_wait(self._arrival(received, header))
+        return self._registrar.submit_and_wait(
+            Arrival(received, patient_hash(self._patient_key, received.header))
+        )
 
     # ------------------------------------------------------------ life
 
@@ -188,8 +190,8 @@ class Intake:
         """Wait until all that was accepted so far has its rows; False: it has not in time."""
         return self._registrar.flush(timeout_s)
 
-    def close(self, timeout_s: float) -> None:
-        """Write the rows that wait, then put the spool's segments in order."""
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Write the rows that wait, then put the spool's segments in order. What cannot be done now, recovery does."""
         self._registrar.close(timeout_s)
         self._spool.close()
 
@@ -215,7 +217,10 @@ class Intake:
             self._put_aside(reception, str(error), received_at)
             raise
         request = reception.request
+        not_analysed_reason = why_not_analysed(header)
+        hashed = patient_hash(self._patient_key, header)
         checksum = reception.checksum.digest()
+        # From here on nothing may fail: what is kept must get its row.
         spool_path = self._spool.keep(
             reception.instance,
             Facts(received_at, request.source_address, checksum),
@@ -231,9 +236,9 @@ class Intake:
             calling_ae_title=request.calling_ae_title,
             source_address=request.source_address,
             received_at=received_at,
-            not_analysed_reason=why_not_analysed(header),
+            not_analysed_reason=not_analysed_reason,
         )
-        return Arrival(received, patient_hash(self._patient_key, header))
+        return Arrival(received, hashed)
 
     def _submit(self, arrival: Arrival) -> AcceptedInstance:
         self._registrar.submit(arrival)

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -95,11 +96,7 @@ def encode_preamble(segment_id: str, offset: int, length: int, kind: RecordKind,
     head
         What lies between preamble and data set: DICM and file meta; of a note, everything.
     """
-    try:
-        address = ipaddress.ip_address(facts.source_address.partition("%")[0])
-        family, packed = address.version, address.packed
-    except ValueError:
-        family, packed = 0, b""
+    family, packed = _pack_address(facts.source_address)
     microseconds = (facts.received_at - _EPOCH) // timedelta(microseconds=1)
     fields = _PREAMBLE.pack(
         _MARK, bytes.fromhex(segment_id), offset, length, kind, family, len(head), microseconds, packed, facts.checksum
@@ -185,9 +182,23 @@ def _read_record(handle: int, path: Path, segment_id: str, offset: int, size: in
     where = FileSlice(path, offset, length)
     if kind == RecordKind.INSTANCE and checksum != _checksum_of(handle, where, head):
         return None
-    address = {4: lambda: ipaddress.IPv4Address(packed[:4]), 6: lambda: ipaddress.IPv6Address(packed)}.get(family)
     received_at = _EPOCH + timedelta(microseconds=microseconds)
-    return Record(RecordKind(kind), where, Facts(received_at, str(address()) if address else "", checksum))
+    return Record(RecordKind(kind), where, Facts(received_at, _unpack_address(family, packed), checksum))
+
+
+@lru_cache(1024)
+def _pack_address(text: str) -> tuple[int, bytes]:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return 0, b""
+    return address.version, address.packed
+
+
+def _unpack_address(family: int, packed: bytes) -> str:
+    if family == 4:
+        return str(ipaddress.IPv4Address(packed[:4]))
+    return str(ipaddress.IPv6Address(packed)) if family == 6 else ""
 
 
 def _checksum_of(handle: int, where: FileSlice, head: bytes) -> bytes:

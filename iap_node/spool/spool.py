@@ -39,12 +39,20 @@ from iap_node.spool.files import (
     SpooledFile,
     disk_errors_are_retriable,
     make_directory,
-    sync_directory,
 )
-
 from iap_node.spool.lanes import SEGMENTS, Lanes, abandoned, erase_records, settle
 from iap_node.spool.new_instance import NewInstance
-from iap_node.spool.segments import PREAMBLE_BYTES, SEGMENT_BYTES, SUFFIX, Facts, Record, RecordKind, aligned, erase, read_records
+from iap_node.spool.segments import (
+    PREAMBLE_BYTES,
+    SEGMENT_BYTES,
+    SUFFIX,
+    Facts,
+    Record,
+    RecordKind,
+    aligned,
+    erase,
+    read_records,
+)
 
 INSTANCES = "series"
 INCOMING = "incoming"
@@ -106,6 +114,17 @@ class Spool:
                 return any(stream.read(8)) and where.path.stat().st_size >= where.offset + where.length
         except FileNotFoundError:
             return False
+
+    def size_bytes(self, spool_path: str) -> int:
+        """How many bytes an instance has.
+
+        Raises
+        ------
+        FileNotFoundError
+            The file is gone.
+        """
+        where = self.locate(spool_path)
+        return where.stat().st_size if isinstance(where, Path) else where.length
 
     def path(self, spool_path: str) -> Path:
         """Absolute path of a file in the spool; `locate` knows the other instances too.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
 
-from iap_node.database.archive import complete_series, record_instance
+from iap_node.database.archive import complete_series
 from iap_node.database.engine import Database
+from iap_node.database.reception import Arrival, Overtaken, record_instances
 from iap_node.records import InstanceHeader, ReceivedInstance, StoreOutcome
+
+receptions = itertools.count()  # no two receptions share a file
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -39,7 +44,7 @@ def received() -> Callable[..., ReceivedInstance]:
                 transfer_syntax_uid="1.2.840.10008.1.2.1",
                 **{"patient_id": "P1", "modality": "MR", "instance_number": instance, **header},  # type: ignore[arg-type]
             ),
-            spool_path=f"{series}/{sop_instance_uid}-{content}.dcm",
+            spool_path=f"{series}/{sop_instance_uid}-{content}.{next(receptions)}.dcm",
             checksum=f"{content:0>64}",
             size_bytes=1000,
             calling_ae_title="SCANNER",
@@ -55,10 +60,16 @@ def store(database: Database, received: Callable[..., ReceivedInstance]) -> Call
     """Files an instance made by `received` in a transaction of its own."""
 
     def file(patient_hash: str = "c0ffee", **instance: object) -> StoreOutcome:
-        with database.transaction() as session:
-            return record_instance(session, received(**instance), patient_hash)
+        return record(database, received(**instance), patient_hash)
 
     return file
+
+
+def record(database: Database, received: ReceivedInstance, patient_hash: str = "c0ffee") -> StoreOutcome:
+    """File one instance, as the registrar does when others file at the same moment."""
+    while True:
+        with suppress(Overtaken), database.transaction() as session:
+            return record_instances(session, [Arrival(received, patient_hash)])[0]
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from iap_node.database import archive, jobs
-from iap_node.database.archive import record_instance
 from iap_node.database.engine import Database
+from iap_node.database.reception import Arrival, record_instances
 from iap_node.database.tables import (
     ConflictRow,
     InstanceRow,
@@ -32,6 +32,7 @@ from iap_node.records import (
     SeriesState,
     StoreOutcome,
 )
+from tests.integration.database.conftest import record
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 Store = Callable[..., StoreOutcome]
@@ -127,12 +128,13 @@ def test_other_bytes_under_the_same_uid_are_kept_as_a_conflict(database: Databas
     with database.reading() as session:
         conflicts = archive.list_conflicts(session)
         instance = session.scalars(select(InstanceRow)).one()
-    assert [conflict.spool_path for conflict in conflicts] == [
-        "2/1.2.826.9.1-c.dcm",
-        "1/1.2.826.9.1-b.dcm",
+    assert [conflict.spool_path.partition(".dcm")[0].rpartition(".")[0] for conflict in conflicts] == [
+        "2/1.2.826.9.1-c",
+        "1/1.2.826.9.1-b",
     ]
     assert conflicts[0].series_instance_uid == "1.2.826.8.2"
-    assert conflicts[0].standing_spool_path == instance.spool_path == "1/1.2.826.9.1-a.dcm"
+    assert conflicts[0].standing_spool_path == instance.spool_path
+    assert instance.spool_path.startswith("1/1.2.826.9.1-a.")
     assert count(database, SeriesRow) == 1
 
 
@@ -253,9 +255,7 @@ def test_associations_file_one_series_at_once(
 
     def associate(number: int) -> None:
         for instance in range(10):
-            with processes[number].transaction() as session:
-                one = received(instance=number * 100 + instance)
-                outcomes.append(record_instance(session, one, "c0ffee"))
+            outcomes.append(record(processes[number], received(instance=number * 100 + instance)))
 
     in_threads(4, associate)
     assert outcomes == [StoreOutcome.STORED] * 40
@@ -274,8 +274,7 @@ def test_associations_that_send_the_same_instances_store_each_once(
 
     def associate(number: int) -> None:
         for instance in range(8):
-            with processes[number].transaction() as session:
-                outcomes.append(record_instance(session, received(instance=instance), "c0ffee"))
+            outcomes.append(record(processes[number], received(instance=instance)))
 
     in_threads(4, associate)
     assert outcomes.count(StoreOutcome.STORED) == 8
@@ -294,7 +293,7 @@ def test_an_instance_that_meets_completion_opens_a_new_revision(
 
     def file_another() -> StoreOutcome:
         with process().transaction() as session:
-            return record_instance(session, received(instance=2), "c0ffee")
+            return record_instances(session, [Arrival(received(instance=2), "c0ffee")])[0]
 
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as session:
@@ -313,12 +312,11 @@ def test_an_instance_that_another_association_files_under_another_series_leaves_
     wait_until_blocked: Callable[[], None],
 ) -> None:
     def file_elsewhere() -> StoreOutcome:
-        with process().transaction() as session:
-            return record_instance(session, received(series=2, content="b"), "c0ffee")
+        return record(process(), received(series=2, content="b"))
 
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as session:
-            assert record_instance(session, received(series=1), "c0ffee") is StoreOutcome.STORED
+            assert record_instances(session, [Arrival(received(series=1), "c0ffee")])[0] is StoreOutcome.STORED
             outcome = pool.submit(file_elsewhere)
             wait_until_blocked()
         assert outcome.result() is StoreOutcome.CONFLICT
@@ -329,7 +327,7 @@ def test_an_instance_that_another_association_files_under_another_series_leaves_
 def test_two_instances_never_share_a_file(database: Database, received: Callable[..., ReceivedInstance]) -> None:
     first, second = received(instance=1), received(instance=2)
     with database.transaction() as session:
-        record_instance(session, first, "c0ffee")
+        record_instances(session, [Arrival(first, "c0ffee")])
     with pytest.raises(IntegrityError), database.transaction() as session:
-        record_instance(session, replace(second, spool_path=first.spool_path), "c0ffee")
+        record_instances(session, [Arrival(replace(second, spool_path=first.spool_path), "c0ffee")])
     assert count(database, InstanceRow) == 1

@@ -19,6 +19,7 @@ from sqlalchemy import select
 
 from iap_node.database import archive, jobs, results
 from iap_node.database.engine import Database
+from iap_node.database.reception import Arrival, record_instances
 from iap_node.database.tables import ConflictRow, InstanceRow, JobRow, SeriesRow
 from iap_node.records import (
     JobKind,
@@ -136,7 +137,7 @@ def test_any_order_of_events_keeps_the_promises(
                 case ("store", int(series), int(instance), str(content)):
                     with database.transaction() as session:
                         one = received(series=series, instance=instance, content=content)
-                        outcome = archive.record_instance(session, one, "c0ffee")
+                        outcome = record_instances(session, [Arrival(one, "c0ffee")])[0]
                     assert outcome is model.store(series, instance, content)
                 case ("complete", int(series)):
                     with database.transaction() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 import threading
@@ -28,7 +29,7 @@ from iap_node.database.engine import Database
 from iap_node.database.tables import ConflictRow, InstanceRow, QuarantineRow
 from iap_node.listener.intake import Intake
 from iap_node.listener.scp import StoreScp
-from iap_node.spool import Spool
+from iap_node.spool import RecordKind, Spool
 
 WAIT_S = 30.0  # a condition that has not come true by then never will
 KEY = b"k" * 32
@@ -50,21 +51,45 @@ class Node:
         return self.scp.port
 
     def files(self) -> list[Path]:
-        """Everything that lies in the spool, as relative paths."""
-        root = self.spool.root
-        return sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+        """Everything that lies in the spool, once all rows are written: files, and the instances in its segments."""
+        self.intake.flush(WAIT_S)
+        return lying_in(self.spool)
 
     def rows(self, table: Any) -> list[Any]:
+        self.intake.flush(WAIT_S)  # rows follow the acknowledgement
         with self.database.reading() as session:
             return list(session.scalars(select(table)))
 
     def stored_dataset(self, sop_instance_uid: str) -> tuple[str, bytes]:
         """Transfer syntax and data set bytes of an archived instance, read from its file by hand."""
         row = next(row for row in self.rows(InstanceRow) if row.sop_instance_uid == sop_instance_uid)
-        return split_part10(self.spool.path(row.spool_path).read_bytes())
+        return split_part10(self.content(row.spool_path))
+
+    def content(self, spool_path: str) -> bytes:
+        """The Part 10 file that a row names."""
+        with self.spool.locate(spool_path).open("rb") as file:
+            return file.read()
 
     def nothing_is_left(self) -> bool:
         return not self.files() and not any(self.rows(t) for t in (InstanceRow, ConflictRow, QuarantineRow))
+
+
+def lying_in(spool: Spool) -> list[Path]:
+    """Spool paths of all whole instances, and of all files but the segments themselves."""
+    root = spool.root
+    files = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    found = [path for path in files if path.parts[0] != "segments"]
+    for segment in spool.segments():
+        found += [Path(name) for name, record in spool.records(segment) if record.kind is RecordKind.INSTANCE]
+    return sorted(found)
+
+
+def crash(node: Node) -> None:
+    """What the end of the process does to a spool: its locks go, and nothing else."""
+    lanes = node.spool._lanes
+    for lane in [*lanes._in_use.values(), *lanes._ready]:
+        os.close(lane.handle)
+    lanes._in_use.clear(), lanes._ready.clear(), lanes._free.clear()
 
 
 def split_part10(content: bytes) -> tuple[str, bytes]:
@@ -180,6 +205,7 @@ def make_node(tmp_path: Path, database: Database) -> Iterator[Callable[..., Node
     yield make
     for node in nodes:
         node.scp.stop()
+        node.intake.close(WAIT_S)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy
@@ -73,7 +74,7 @@ def test_dcmsend_delivers_compressed_instances_without_converting_them(
     rows = node.rows(InstanceRow)
     assert {row.sop_instance_uid for row in rows} == set(sent)
     for row in rows:
-        as_sent, filed = sent[row.sop_instance_uid], pydicom.dcmread(node.spool.path(row.spool_path))
+        as_sent, filed = sent[row.sop_instance_uid], pydicom.dcmread(BytesIO(node.content(row.spool_path)))
         assert filed.file_meta.TransferSyntaxUID == row.transfer_syntax_uid
         if as_sent.file_meta.TransferSyntaxUID.is_compressed:
             assert row.transfer_syntax_uid == as_sent.file_meta.TransferSyntaxUID
@@ -91,7 +92,7 @@ def test_storescu_delivers_an_enhanced_instance_whole(
     done = run(program("storescu", "dcmtk"), "-v", "-aec", "IAP_NODE", "127.0.0.1", str(node.port), str(path))
     assert done.returncode == 0, done.stderr
     (row,) = node.rows(InstanceRow)
-    assert pydicom.dcmread(node.spool.path(row.spool_path)).PixelData == pydicom.dcmread(path).PixelData
+    assert pydicom.dcmread(BytesIO(node.content(row.spool_path))).PixelData == pydicom.dcmread(path).PixelData
 
 
 def test_storescu_shows_the_comment_of_a_failure(

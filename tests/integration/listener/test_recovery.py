@@ -17,7 +17,7 @@ from iap_node.listener.intake import Intake
 from iap_node.listener.recovery import Recovered, recover
 from iap_node.records import StoreOutcome
 from iap_node.spool import Spool
-from tests.integration.listener.conftest import KEY, encode, make_instance, split_part10
+from tests.integration.listener.conftest import KEY, encode, lying_in, make_instance, split_part10
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_file_without_row_whose_instance_came_again_is_removed(
     recover(spool, database, intake)
     assert not spool.path(orphan).exists()
     ((kept, _),) = rows(database, InstanceRow)
-    assert spool.path(kept).exists()
+    assert spool.exists(kept)
 
 
 def test_filed_instances_and_conflicts_are_left_alone(
@@ -87,11 +87,9 @@ def test_filed_instances_and_conflicts_are_left_alone(
     assert file(intake, ds) is StoreOutcome.STORED
     ds.EchoTime = "2.5"
     assert file(intake, ds) is StoreOutcome.CONFLICT
-    before = list(spool.instances())
-    for item in before:
-        make_old(spool.path(item.spool_path))
+    before = lying_in(spool)
     assert recover(spool, database, intake) == Recovered(torn=0, filed=0, unreadable=0)
-    assert [item.spool_path for item in spool.instances()] == [item.spool_path for item in before]
+    assert lying_in(spool) == before
     assert len(rows(database, ConflictRow)) == 1
 
 
