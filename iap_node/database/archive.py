@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Row, Table, bindparam, delete, select, update
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ from iap_node.database.insertion import insert_if_new
 from iap_node.database.jobs import open_job, supersede
 from iap_node.database.series import SeriesSummary, UnknownSeries, find_series, list_series
 from iap_node.database.tables import (
+    BytesState,
     ConflictRow,
     InstanceRow,
     PatientRow,
@@ -64,6 +65,7 @@ class ArchivedInstance:
     size_bytes: int
     revision: int  # of the series, with which it came
     not_analysed_reason: str | None  # None: its pixels go to the model
+    bytes_state: BytesState  # whether its file is still there
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ def record_instance(session: Session, received: ReceivedInstance, patient_hash: 
     -------
     StoreOutcome
         DUPLICATE leaves no trace: the caller removes the new file. That holds for a conflicting instance that
-        came before with the same bytes, too.
+        came before with the same bytes, too. Where the row has lost its bytes (`BytesState`), to retention or to
+        the disk, the same bytes are STORED under it anew: the series opens no revision, since nothing was learned,
+        and its age begins anew.
     """
     known = _known_instance(session, received.header.sop_instance_uid)
     if known is not None:
@@ -146,6 +150,7 @@ def current_instances(session: Session, series_id: int) -> list[ArchivedInstance
         InstanceRow.size_bytes,
         InstanceRow.revision,
         InstanceRow.not_analysed_reason,
+        InstanceRow.bytes_state,
     ).where(InstanceRow.series_id == series_id)
     in_order = query.order_by(InstanceRow.instance_number.nulls_last(), InstanceRow.id)
     return [ArchivedInstance(*row) for row in session.execute(in_order)]
@@ -194,7 +199,9 @@ def list_conflicts(session: Session, limit: int = 100) -> list[Conflict]:
 
 # Run for every instance: built once and executed by the connection, because building them, and a session's own
 # bookkeeping, take longer than SQLite takes to run them.
-_KNOWN_INSTANCE = select(InstanceRow.id, InstanceRow.sha256).where(
+_KNOWN_INSTANCE = select(
+    InstanceRow.id, InstanceRow.series_id, InstanceRow.sha256, InstanceRow.bytes_state
+).where(
     InstanceRow.sop_instance_uid == bindparam("sop_instance_uid")
 )
 _SERIES_TO_LOCK = (
@@ -213,13 +220,18 @@ _RECEIVED_BY_SERIES = (
 )
 
 
-def _known_instance(session: Session, sop_instance_uid: str) -> Row[int, str] | None:
+_KnownInstance = Row[int, int, str, BytesState]
+
+
+def _known_instance(session: Session, sop_instance_uid: str) -> _KnownInstance | None:
     return session.connection().execute(_KNOWN_INSTANCE, {"sop_instance_uid": sop_instance_uid}).one_or_none()
 
 
-def _same_or_conflict(session: Session, known: Row[int, str], received: ReceivedInstance) -> StoreOutcome:
+def _same_or_conflict(session: Session, known: _KnownInstance, received: ReceivedInstance) -> StoreOutcome:
     if known.sha256 == received.sha256:
-        return StoreOutcome.DUPLICATE
+        if known.bytes_state is BytesState.PRESENT:
+            return StoreOutcome.DUPLICATE
+        return _restore(session, known, received)
     header = received.header
     is_new = insert_if_new(
         session,
@@ -237,7 +249,39 @@ def _same_or_conflict(session: Session, known: Row[int, str], received: Received
         source_address=received.source_address,
         received_at=received.received_at,
     )
-    return StoreOutcome.CONFLICT if is_new else StoreOutcome.DUPLICATE
+    restored = not is_new and session.scalar(
+        update(ConflictRow)
+        .where(
+            ConflictRow.instance_id == known.id,
+            ConflictRow.sha256 == received.sha256,
+            ConflictRow.bytes_state != BytesState.PRESENT,
+        )
+        .values(_new_bytes(received))
+        .returning(ConflictRow.id)
+    )
+    return StoreOutcome.CONFLICT if is_new or restored else StoreOutcome.DUPLICATE
+
+
+def _restore(session: Session, known: _KnownInstance, received: ReceivedInstance) -> StoreOutcome:
+    """Give an instance whose bytes are gone the bytes that came now; one of several who do so at once is first."""
+    # the series before its instance, as retention locks them
+    series = SeriesRow.last_received_at < received.received_at, SeriesRow.id == known.series_id
+    session.execute(update(SeriesRow).where(*series).values(last_received_at=received.received_at))
+    restored = session.scalar(
+        update(InstanceRow)
+        .where(InstanceRow.id == known.id, InstanceRow.bytes_state != BytesState.PRESENT)
+        .values({**_new_bytes(received), "bytes_gone_at": None})
+        .returning(InstanceRow.id)
+    )
+    return StoreOutcome.DUPLICATE if restored is None else StoreOutcome.STORED
+
+
+def _new_bytes(received: ReceivedInstance) -> dict[str, Any]:
+    return {
+        "spool_path": received.spool_path,
+        "size_bytes": received.size_bytes,
+        "bytes_state": BytesState.PRESENT,
+    }
 
 
 _LockedSeries = Row[int, int, SeriesState, datetime]

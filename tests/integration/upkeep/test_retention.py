@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from iap_node.config import RetentionConfig
 from iap_node.database import jobs
@@ -273,3 +274,55 @@ def test_what_came_since_a_time_is_summed_from_the_rows(node: Archive) -> None:
             assert rows.received_since(session, NOW - timedelta(days=days)) == expected * size
         assert rows.first_received_at(session) == NOW - timedelta(days=20)
         assert rows.kept_bytes(session) == 5 * size
+
+
+def test_an_instance_that_comes_again_after_its_bytes_went_is_stored_anew(node: Archive) -> None:
+    node.settle(1, instances=2, days_ago=100)
+    run(node)
+    gone = node.row(1).spool_path
+    assert node.receive(1, 1) is StoreOutcome.STORED
+    row = node.row(1)
+    assert (row.bytes_state, row.bytes_gone_at) == (BytesState.PRESENT, None) and row.spool_path != gone
+    assert node.has_bytes(1, 1) and not node.has_bytes(1, 2)
+    series = node.series(1)
+    assert (series.revision, series.destinations) == (1, ("lesions",))  # judged and delivered, as it was
+    assert node.receive(1, 1) is StoreOutcome.DUPLICATE
+    assert run(node).files == 0  # its age begins anew
+    node.clock.now = NOW
+    assert remove_expired(node.spool, node.database, THIRTY_DAYS, NOW + timedelta(days=31)).instances == 1
+
+
+def test_other_bytes_for_an_instance_whose_bytes_went_are_kept_as_a_conflict(node: Archive) -> None:
+    node.settle(1, days_ago=100)
+    run(node)
+    assert node.receive(1, comment="other bytes") is StoreOutcome.CONFLICT
+    assert node.row(1).bytes_state is BytesState.DELETED
+    (conflict,) = node.rows(ConflictRow)
+    assert node.spool.path(conflict.spool_path).exists()
+
+
+def test_an_instance_that_comes_again_while_its_bytes_go_keeps_the_new_ones(node: Archive, monkeypatch) -> None:
+    node.settle(1, days_ago=100)
+    remove = node.spool.remove
+
+    def slowly(spool_path: str) -> None:
+        assert node.receive(1) is StoreOutcome.STORED
+        remove(spool_path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.spool, "remove", slowly)
+        run(node)
+    assert node.row(1).bytes_state is BytesState.PRESENT and node.has_bytes(1)
+
+
+def test_a_conflict_whose_bytes_are_lost_is_restored_when_it_comes_again(node: Archive) -> None:
+    node.receive(1)
+    node.receive(1, comment="other bytes")
+    (conflict,) = node.rows(ConflictRow)
+    node.spool.remove(conflict.spool_path)
+    with node.database.transaction() as session:
+        session.execute(update(ConflictRow).values(bytes_state=BytesState.LOST))
+    assert node.receive(1, comment="other bytes") is StoreOutcome.CONFLICT
+    (restored,) = node.rows(ConflictRow)
+    assert restored.bytes_state is BytesState.PRESENT and node.spool.path(restored.spool_path).exists()
+    assert node.receive(1, comment="other bytes") is StoreOutcome.DUPLICATE
