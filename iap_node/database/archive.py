@@ -153,7 +153,7 @@ def current_instances(session: Session, series_id: int) -> list[ArchivedInstance
         InstanceRow.bytes_state,
     ).where(InstanceRow.series_id == series_id)
     in_order = query.order_by(InstanceRow.instance_number.nulls_last(), InstanceRow.id)
-    return [ArchivedInstance(*row) for row in session.execute(in_order)]
+    return [ArchivedInstance(**row._asdict()) for row in session.execute(in_order)]
 
 
 def record_quarantine(session: Session, quarantined: QuarantinedInstance) -> None:
