@@ -51,6 +51,7 @@ _WANTED = frozenset(
         0x00080005, 0x00080008, 0x00080016, 0x00080018, 0x00180012, 0x00280008, 0x00280010, 0x00280011,
         SHARED_GROUPS, PER_FRAME_GROUPS, *(tag[0] << 16 | tag[1] for tag in (p.tag for p in PARAMETERS)),
     }
+    | mosaic.PRIVATE_TAGS
 )  # fmt: skip
 _MAX_INFLATED_HEADER = 512 * 1024**2
 _MAX_PRIVATE_BYTES = 1024**2  # a CSA image header has some 12 kB
@@ -83,14 +84,8 @@ def read_header_dataset(file: InstanceFile) -> Dataset:
     """
     with open_data_set(file, _MAX_INFLATED_HEADER) as (stream, transfer_syntax_uid):
         encoding = el.encoding_of(transfer_syntax_uid)
-        found, _ = el.walk(
-            stream,
-            encoding,
-            lambda tag: tag in _WANTED or mosaic.wanted_private(tag),
-            PER_FRAME_GROUPS,
-            _MAX_PRIVATE_BYTES,
-        )
-        return el.excerpt(stream, found, encoding)
+        found, _ = el.walk(stream, encoding, _WANTED, PER_FRAME_GROUPS, _MAX_PRIVATE_BYTES)
+        return el.excerpt(found, encoding)
 
 
 def read_series_header(datasets: Sequence[Dataset]) -> SeriesHeader:

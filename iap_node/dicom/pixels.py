@@ -56,6 +56,7 @@ _WANTED = frozenset(
         _BITS_STORED, _HIGH_BIT, _PIXEL_REPRESENTATION, _RESCALE_INTERCEPT, _RESCALE_SLOPE, SHARED_GROUPS,
         PER_FRAME_GROUPS,
     }
+    | mosaic.PRIVATE_TAGS
 )  # fmt: skip
 _MAX_PRIVATE_BYTES = 1024**2
 _HEADER_ALLOWANCE = 64 * 1024**2  # header of a deflated data set, beside its pixels
@@ -192,14 +193,8 @@ def _read_layout(file: InstanceFile, max_pixels_per_slice: int, max_bytes_per_in
     """How the pixels of one instance are stored, checked against the limits; nothing is decoded."""
     with open_data_set(file, max_bytes_per_instance + _HEADER_ALLOWANCE) as (stream, transfer_syntax_uid):
         encoding = el.encoding_of(transfer_syntax_uid)
-        found, pixel_data = el.walk(
-            stream,
-            encoding,
-            lambda tag: tag in _WANTED or mosaic.wanted_private(tag),
-            _BEFORE_PIXEL_DATA,
-            _MAX_PRIVATE_BYTES,
-        )
-        ds = el.excerpt(stream, found, encoding)
+        found, pixel_data = el.walk(stream, encoding, _WANTED, _BEFORE_PIXEL_DATA, _MAX_PRIVATE_BYTES)
+        ds = el.excerpt(found, encoding)
         bytes_there = stream.seek(0, os.SEEK_END) - pixel_data.value_start if pixel_data is not None else 0
     if pixel_data is None or pixel_data.tag != _PIXEL_DATA:
         kind = "no pixels" if pixel_data is None or pixel_data.tag > _PIXEL_DATA else "floating point pixels"
