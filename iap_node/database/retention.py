@@ -48,6 +48,8 @@ from iap_node.database.tables import (
 )
 from iap_node.records import JobKind, JobState, SeriesState
 
+FINAL_STATES = (SeriesState.JUDGED, SeriesState.NOT_ANALYSED)
+
 
 class Hold(StrEnum):
     """Why a series' bytes must stay, whatever its age."""
@@ -143,32 +145,36 @@ def removable_series(
     session: Session,
     config: RetentionConfig,
     now: datetime,
+    state: SeriesState,
     *,
     by_age: bool,
     limit: int = 100,
     after: RemovableSeries | None = None,
 ) -> list[RemovableSeries]:
-    """Series whose bytes may go, the oldest first.
+    """Series of one of `FINAL_STATES` whose bytes may go, the oldest first.
+
+    One state at a time, so that the index of series gives them in order and the query ends at its limit.
 
     Parameters
     ----------
     by_age
-        Only those that are due by the configured days; otherwise all that nothing holds.
+        Only those that are due by the configured days, which the state must have; otherwise all that nothing holds.
     after
         The last one of the batch before.
     """
     query = (
         select(SeriesRow.id, SeriesRow.series_instance_uid, SeriesRow.last_received_at)
-        .where(_may_go(config), _has_bytes())
+        .where(SeriesRow.state == state, _has_bytes(), _hold(config).is_(None))
         .order_by(SeriesRow.last_received_at, SeriesRow.id)
         .limit(limit)
     )
     if by_age:
-        query = query.where(_due(config, now))
+        query = query.where(SeriesRow.last_received_at <= now - timedelta(days=days_by_state(config)[state]))
     if after is not None:
-        younger = SeriesRow.last_received_at > after.last_received_at
-        same = and_(SeriesRow.last_received_at == after.last_received_at, SeriesRow.id > after.id)
-        query = query.where(or_(younger, same))
+        at = after.last_received_at
+        query = query.where(
+            SeriesRow.last_received_at >= at, or_(SeriesRow.last_received_at > at, SeriesRow.id > after.id)
+        )
     found = session.execute(query).all()
     sizes = _sizes([row.id for row in found])
     size_of = {row.series_id: (row.n_instances, int(row.size_bytes)) for row in session.execute(select(sizes))}
@@ -316,8 +322,7 @@ def _has_bytes() -> ColumnElement[bool]:
 
 
 def _may_go(config: RetentionConfig) -> ColumnElement[bool]:
-    # the states are said once more, by themselves, so that the index on them is used
-    return and_(SeriesRow.state.in_((SeriesState.JUDGED, SeriesState.NOT_ANALYSED)), _hold(config).is_(None))
+    return and_(SeriesRow.state.in_(FINAL_STATES), _hold(config).is_(None))
 
 
 def _hold(config: RetentionConfig) -> ColumnElement[str | None]:

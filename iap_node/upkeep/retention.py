@@ -7,6 +7,7 @@ after days of its own. Called by the scheduler and by `iap-node retention`.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from iap_node.database import quarantine as quarantine_rows
 from iap_node.database import retention as rows
 from iap_node.database.engine import Database
 from iap_node.database.retention import KeptSeries, RemovableSeries
+from iap_node.records import SeriesState
 from iap_node.spool import Quarantine, Spool
 
 FILES_AT_ONCE = 500  # between two commits
@@ -165,12 +167,11 @@ def _departures(database: Database, config: RetentionConfig, now: datetime) -> I
         with database.reading() as session:
             excess = rows.kept_bytes(session) - int(config.max_gb * BYTES_PER_GB)
     given: set[int] = set()
-    if config.judged_days is not None or config.not_analysed_days is not None:
-        for series in _series(database, config, now, by_age=True):
-            if excess > 0:  # the second round may meet it again where nobody removes it
-                given.add(series.id)
-            excess -= series.size_bytes
-            yield Departure(series, by_age=True)
+    for series in _series(database, config, now, by_age=True):
+        if excess > 0:  # the second round may meet it again where nobody removes it
+            given.add(series.id)
+        excess -= series.size_bytes
+        yield Departure(series, by_age=True)
     if excess <= 0:
         return
     for series in _series(database, config, now, by_age=False):
@@ -183,13 +184,22 @@ def _departures(database: Database, config: RetentionConfig, now: datetime) -> I
 
 
 def _series(database: Database, config: RetentionConfig, now: datetime, *, by_age: bool) -> Iterator[RemovableSeries]:
+    """Series that may go, whatever their state, the oldest first."""
+    states = rows.days_by_state(config) if by_age else rows.FINAL_STATES
+    streams = [_series_in(state, database, config, now, by_age=by_age) for state in states]
+    return heapq.merge(*streams, key=lambda series: (series.last_received_at, series.id))
+
+
+def _series_in(
+    state: SeriesState, database: Database, config: RetentionConfig, now: datetime, *, by_age: bool
+) -> Iterator[RemovableSeries]:
     last: RemovableSeries | None = None
     while True:
         with database.reading() as session:
-            batch = rows.removable_series(session, config, now, by_age=by_age, limit=SERIES_AT_ONCE, after=last)
-        if not batch:
-            return
+            batch = rows.removable_series(session, config, now, state, by_age=by_age, limit=SERIES_AT_ONCE, after=last)
         yield from batch
+        if len(batch) < SERIES_AT_ONCE:
+            return
         last = batch[-1]
 
 

@@ -14,7 +14,7 @@ from iap_node.database.retention import Hold
 from iap_node.database.status import status_counts
 from iap_node.database.tables import BytesState, ConflictRow, JudgementRow, QuarantineRow, RouteDecisionRow
 from iap_node.errors import RetriableError
-from iap_node.records import JobKind, JobState, StoreOutcome
+from iap_node.records import JobKind, JobState, SeriesState, StoreOutcome
 from iap_node.upkeep.retention import Removed, plan, remove_expired
 
 from .conftest import NOW, Archive, series_uid
@@ -195,7 +195,7 @@ def test_a_run_that_a_failing_disk_interrupted_is_finished_by_the_next(node: Arc
 def test_an_instance_that_came_in_between_keeps_its_series(node: Archive) -> None:
     node.settle(1, days_ago=100)
     with node.database.reading() as session:
-        (series,) = rows.removable_series(session, THIRTY_DAYS, NOW, by_age=True)
+        (series,) = rows.removable_series(session, THIRTY_DAYS, NOW, SeriesState.NOT_ANALYSED, by_age=True)
     node.receive(1, 2)
     with node.database.transaction() as session:
         assert rows.mark_series(session, series, THIRTY_DAYS, NOW, by_age=True) == 0
