@@ -83,6 +83,25 @@ class Spool:
         """
         return self.path(spool_path)
 
+    def exists(self, spool_path: str) -> bool:
+        """Whether a file that a row names is there."""
+        return self.size_bytes(spool_path) is not None
+
+    def size_bytes(self, spool_path: str) -> int | None:
+        """Size of a file that a row names; None where it is not there.
+
+        Raises
+        ------
+        RetriableError
+            The disk fails or may not be read.
+        """
+        path = self.path(spool_path)
+        with disk_errors_are_retriable(self._root):
+            try:
+                return path.stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
     def new_name(self, series_instance_uid: str, sop_instance_uid: str) -> str:
         """A name for one reception of an instance, never given before.
 
@@ -197,19 +216,24 @@ class Spool:
                 if series.stat().st_mtime >= changed_since_s:
                     yield from self._files(series, "*.dcm")
 
-    def sweep(self, *, older_than_s: float) -> list[SpooledFile]:
-        """Remove temporary files that nobody wrote to for `older_than_s` seconds; return what was removed.
+    def torn(self, *, older_than_s: float) -> list[SpooledFile]:
+        """Temporary files that nobody wrote to for `older_than_s` seconds.
 
         They are what a crash in the middle of a reception leaves: torn, and never acknowledged. Younger ones
         may belong to another process that is writing now.
+        """
+        oldest_s = time.time() - older_than_s
+        return [file for file in self._files(self._root / INCOMING, "*") if file.modified_at_s < oldest_s]
+
+    def sweep(self, *, older_than_s: float) -> list[SpooledFile]:
+        """Remove what is `torn`; return what was removed.
 
         Raises
         ------
         RetriableError
             The disk fails or is not writable.
         """
-        oldest_s = time.time() - older_than_s
-        torn = [file for file in self._files(self._root / INCOMING, "*") if file.modified_at_s < oldest_s]
+        torn = self.torn(older_than_s=older_than_s)
         with disk_errors_are_retriable(self._root):
             for file in torn:
                 self.path(file.spool_path).unlink(missing_ok=True)
