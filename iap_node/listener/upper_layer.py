@@ -189,6 +189,12 @@ class UpperLayer(DULServiceProvider):
         self._recv_pdu.put(decoded)
         self.indicate(event)
 
+    def _decode_pdu(self, bytestream: bytearray) -> tuple[Any, str]:
+        """As pynetdicom's, and raises at once what the state machine, whose thread it would end, would meet later."""
+        decoded, event = super()._decode_pdu(bytestream)
+        decoded.to_primitive()
+        return decoded, event
+
     def _process_recv_primitive(self) -> bool:
         # pynetdicom's looks at what we want sent and leaves it in its queue until the event is acted on: behind another
         # event it would see it twice.

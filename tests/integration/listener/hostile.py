@@ -11,14 +11,16 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from io import BytesIO
 from pathlib import Path
 
-from pydicom.uid import generate_uid
+from pydicom.uid import MRImageStorage, generate_uid
 from pynetdicom.dsutils import decode
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
+from pynetdicom.presentation import PresentationContext, build_context
 
 from iap_node.listener.receiver import MAX_COMMAND_BYTES
 from tests.integration.listener.conftest import encode, make_instance, wait_for
@@ -32,7 +34,9 @@ from tests.integration.listener.wire import (
     RELEASE_RQ,
     STORAGE,
     VERIFICATION,
+    WAIT_S,
     RawSender,
+    association_request,
     echo_request,
     element,
     item,
@@ -236,6 +240,99 @@ def _frame(rng: random.Random, items: list[bytes]) -> bytes:
         pdus.append(pdu(*items[start : start + n]))
         start += n
     return b"".join(pdus)
+
+
+# ---------------------------------------------------------------- before an association stands
+
+
+def requests(rng: random.Random) -> Iterator[tuple[str, bytes]]:
+    """A-ASSOCIATE-RQs of every kind of nonsense, and a few that are only unusual."""
+    plain = association_request(_contexts(2))
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type, identity.primary_field = 1, bytes(60_000)
+    yield "128 contexts of 60 transfer syntaxes", association_request(_contexts(128, 60))
+    yield "one context ID 200 times", _with_items(plain, _context_item(1) * 200)
+    yield "300 contexts, even IDs and 0 among them", _with_items(plain, b"".join(map(_context_item, range(256))) * 2)
+    yield "64 KB of user identity", association_request(_contexts(1), 16384, identity)
+    yield "64 KB of unknown user information", _with_items(plain, struct.pack(">BxH", 0x50, 65_000) + bytes(65_000))
+    yield "a hundred application contexts", _with_items(plain, (struct.pack(">BxH", 0x10, 5) + b"1.2.3") * 100)
+    yield "no items", _with_items(plain, b"")
+    yield "items of noise", _with_items(plain, rng.randbytes(3000))
+    yield "an item that claims more than there is", _with_items(plain, struct.pack(">BxH", 0x20, 0xFFFF) + b"1234")
+    yield "control characters as titles", plain[:10] + bytes(range(32)) + plain[42:]
+    yield "titles of 0xFF", plain[:10] + b"\xff" * 32 + plain[42:]
+    yield "protocol version 0", plain[:6] + b"\0\0" + plain[8:]
+    yield "a request cut short", plain[: rng.randrange(7, len(plain))]
+    yield "a length one too small", plain[:2] + struct.pack(">I", len(plain) - 7) + plain[6:]
+    yield "a length one too large", plain[:2] + struct.pack(">I", len(plain) - 5) + plain[6:]
+    yield "an A-ASSOCIATE-AC", b"\2" + plain[1:]
+    yield "data before any association", pdu(item(COMMAND | LAST, echo_request()))
+    yield "a request and data at once", plain + pdu(item(COMMAND | LAST, echo_request(), VERIFICATION)) * 20
+    yield "two requests", plain * 2
+    yield "a release", RELEASE_RQ
+    yield "an abort", ABORT
+    yield "HTTP", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    yield "a TLS ClientHello", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + rng.randbytes(506)
+    for _ in range(15):
+        yield "mutations", mutate(association_request(_contexts(3, 3)), rng)
+
+
+def _contexts(n_contexts: int, n_transfer_syntaxes: int = 1) -> list[PresentationContext]:
+    syntaxes = ["1.2.840.10008.1.2.1", *(f"1.2.3.{n}" for n in range(1, n_transfer_syntaxes))]
+    contexts = [build_context(MRImageStorage, syntaxes) for _ in range(n_contexts)]
+    for n, context in enumerate(contexts):
+        context.context_id = 2 * n + 1
+    return contexts
+
+
+def _context_item(context_id: int) -> bytes:
+    syntaxes = b"".join(
+        struct.pack(">BxH", kind, len(uid)) + uid.encode()
+        for kind, uid in ((0x30, MRImageStorage), (0x40, "1.2.840.10008.1.2.1"))
+    )
+    return struct.pack(">BxHBxxx", 0x20, 4 + len(syntaxes), context_id) + syntaxes
+
+
+def _with_items(request: bytes, variable_items: bytes) -> bytes:
+    """A request with other items behind its 74 fixed bytes: PS3.8 Table 9-11."""
+    return request[:2] + struct.pack(">I", 68 + len(variable_items)) + request[6:74] + variable_items
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """Content with a few bytes changed, cut out, put in or repeated."""
+    mutated = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(mutated))
+        stop = min(len(mutated), start + rng.randint(1, 12))
+        change = rng.choice(["change", "cut", "insert", "repeat", "length"])
+        if change == "change":
+            mutated[start] = rng.randrange(256)
+        elif change == "cut":
+            del mutated[start:stop]
+        elif change == "insert":
+            mutated[start:start] = rng.randbytes(stop - start)
+        elif change == "repeat":
+            mutated[start:start] = mutated[start:stop]
+        else:
+            mutated[start : start + 4] = rng.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x01"])
+    return bytes(mutated)
+
+
+def knock(port: int, content: bytes, *, n_bytes_at_once: int = 1 << 20) -> bytes:
+    """Say something on a new connection, and that this is all; the type of the listener's first PDU, if it said one.
+
+    Returns when the listener has closed the connection, or has accepted an association.
+    """
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as peer:
+        try:
+            for start in range(0, len(content), n_bytes_at_once):
+                peer.sendall(content[start : start + n_bytes_at_once])
+            first = peer.recv(1)
+            while first != b"\x02" and peer.recv(65_536):
+                pass
+        except ConnectionError:
+            return b""
+        return first
 
 
 # ---------------------------------------------------------------- holding them

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -19,30 +21,36 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pynetdicom.presentation import build_context
 
 from iap_node.config import load_config
 from iap_node.database.engine import Database
 from iap_node.database.tables import ConflictRow, InstanceRow, QuarantineRow
 from iap_node.listener.address import read_port
 from iap_node.spool import Spool
-from tests.integration.listener.conftest import Node, Sender, make_instance, wait_for
+from tests.integration.listener.conftest import Certificates, Node, Sender, make_instance, wait_for
 from tests.integration.listener.hostile import (
     SEED,
     Footprint,
     converse,
     hold,
     judge,
+    knock,
     make_dataset,
+    mutate,
+    requests,
     wait_until_let_go,
 )
 from tests.integration.listener.wire import (
     COMMAND,
     DATA,
     LAST,
+    STORAGE,
     VERIFICATION,
     WAIT_S,
     RawSender,
+    association_request,
     echo_request,
     item,
     items,
@@ -53,7 +61,11 @@ from tests.integration.listener.wire import (
 N_CONVERSATIONS = int(os.environ.get("IAP_NODE_HOSTILE_CONVERSATIONS", "80"))
 N_FRAGMENTS = int(os.environ.get("IAP_NODE_HOSTILE_FRAGMENTS", "20000"))
 AT_ONCE = 4
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
 SUCCESS = 0x0000
+ACCEPTED, REJECTED, ABORTED, CLOSED = b"\x02", b"\x03", b"\x07", b""  # what a listener says to a request
 
 
 @pytest.fixture
@@ -194,7 +206,7 @@ def test_listener_process_keeps_its_size_and_writes_nowhere_else(listening: Call
     listener = listening()
     files = listener.files_outside()
     bystander = Bystander(listener.port)
-    stored = hold_all(listener.port, 40, bystander, first=2_000_000)
+    stored = hold_all(listener.port, 20, bystander, first=2_000_000)
     before = Footprint.of(listener.pid)
     stored |= hold_all(listener.port, N_CONVERSATIONS, bystander, first=3_000_000)
     after = wait_until_let_go(listener.pid, before, spare_descriptors=10)
@@ -255,3 +267,64 @@ def test_request_that_comes_a_byte_now_and_then_is_not_waited_for_for_ever(
 
         wait_for(is_cut_off, "the listener to lose patience")
         assert connect(node.port).store_instance(make_instance()).Status == SUCCESS
+
+
+def test_requests_of_every_kind_of_nonsense_end_and_leave_nothing(make_node: Callable[..., Node]) -> None:
+    node = make_node(association_timeout_s=0.5)  # for those that are cut short
+    bystander = Bystander(node.port)
+    rng = random.Random(SEED)
+    assert knock(node.port, pdu(bytes(68), pdu_type=0x01)) == ABORTED
+    before = Footprint.of(os.getpid())
+    with ThreadPoolExecutor(AT_ONCE) as peers:
+        answers = list(peers.map(lambda one: (one[0], knock(node.port, one[1])), requests(rng)))
+    for what, answer in answers:
+        assert answer in (ACCEPTED, REJECTED, ABORTED, CLOSED), what
+        expected = {
+            "128 contexts of 60 transfer syntaxes": ACCEPTED, "64 KB of user identity": ACCEPTED,
+            "data before any association": ABORTED, "an A-ASSOCIATE-AC": ABORTED, "a release": ABORTED,
+            "300 contexts, even IDs and 0 among them": ABORTED, "HTTP": ABORTED,
+            "a TLS ClientHello": ABORTED, "an abort": CLOSED, "a request cut short": CLOSED,
+        }.get(what, answer)  # fmt: skip
+        assert answer == expected, what
+    bystander.works()
+    wait_until_let_go(os.getpid(), before, spare_descriptors=10)
+    bystander.leave()
+    assert_filed(node.spool, node.database, bystander.sent)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_half_handshakes_and_noise_end_and_leave_nothing(
+    make_node: Callable[..., Node], connect: Callable[..., Sender], certificates: Certificates, tls: bool
+) -> None:
+    settings = certificates.listener(client_certificates=False) if tls else {}
+    node = make_node(association_timeout_s=1, **settings)
+    client = certificates.client() if tls else None
+    bystander = connect(node.port, tls=client)
+    rng = random.Random(SEED)
+    hello = client_hello(certificates.client())
+    knocks = [
+        b"", b"\x16", hello[:5], hello[:50], hello[:-1], hello, hello + hello, hello[:100] + hello,
+        hello + rng.randbytes(3000), rng.randbytes(1), rng.randbytes(5000), bytes(5000), b"\xff" * 5000,
+        association_request([]), *(mutate(hello, rng) for _ in range(10)),
+    ]  # fmt: skip
+    before = Footprint.of(os.getpid())
+    with ThreadPoolExecutor(len(knocks)) as peers:
+        answers = list(peers.map(lambda content: knock(node.port, content), knocks))
+    assert ACCEPTED not in answers[:-11]
+    assert bystander.store_instance(make_instance()).Status == SUCCESS
+    wait_until_let_go(os.getpid(), before, spare_descriptors=10)
+    assert connect(node.port, tls=client).store_instance(make_instance()).Status == SUCCESS
+
+
+def client_hello(client: ssl.SSLContext) -> bytes:
+    """What a TLS client says first."""
+    said = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
+    return said.read()
+
+
+def test_request_that_comes_byte_by_byte_is_accepted(node: Node) -> None:
+    context = build_context(MRImageStorage, ExplicitVRLittleEndian)
+    context.context_id = STORAGE
+    assert knock(node.port, association_request([context]), n_bytes_at_once=1) == ACCEPTED
