@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.progress import Progress
 from rich.text import Text
 
+from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, JSON, open_node
-from iap_node.cli.output import console, print_json, print_table
+from iap_node.cli.output import console, print_json, print_table, printable
 
 if TYPE_CHECKING:
+    from iap_node.upkeep.fsck import Problem, Summary
     from iap_node.upkeep.retention import Plan
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
     app.command("retention")(retention)
+    app.command("fsck")(fsck)
 
 
 def retention(
@@ -57,6 +61,83 @@ def retention(
         f"{removed.quarantined} quarantined: {size_text(removed.size_bytes)}"
         + ("" if config.retention.enabled else "; the configuration sets no limit under retention")
     )
+
+
+def fsck(
+    config_path: Path = CONFIG,
+    deep: bool = typer.Option(False, "--deep", help="Read all bytes and compare their checksums, too."),
+    repair: bool = typer.Option(False, "--repair", help="Mend what is wrong; nothing is deleted silently."),
+    settled_after_s: float = typer.Option(
+        600.0, "--settled-after", min=0.0, metavar="SECONDS", help="Leave bytes without a row that are younger."
+    ),
+    limit: int = typer.Option(100, "--limit", "-n", min=1, help="Name at most so many problems; all are counted."),
+    as_json: bool = JSON,
+) -> None:
+    """Check that every row has its bytes and that all bytes have their row. The node may go on working.
+
+    --repair files bytes that have no row, puts damaged ones into the quarantine, notes rows whose bytes are gone as
+    lost (sent again, they are whole), and removes torn files. Exit code 5 when something is wrong and was not mended.
+    """
+    from iap_node.database.consistency import count_holders
+    from iap_node.listener.intake import Intake
+    from iap_node.listener.patients import load_or_create_patient_key
+    from iap_node.listener.recovery import adopt, checksum_of
+    from iap_node.spool import Spool
+    from iap_node.upkeep.fsck import check
+
+    config, database = open_node(config_path)
+    spool = Spool(config.spool_dir)
+    intake = Intake(spool, database, load_or_create_patient_key(config.patient_key_path))
+    with database.reading() as session:
+        expected = count_holders(session)
+    problems: list[Problem] = []
+    out = console()
+    with Progress(console=out, transient=True, disable=as_json or not out.is_terminal) as progress:
+        rows = progress.add_task("rows", total=expected)
+        files = progress.add_task("files", total=expected)
+
+        def show_progress(summary: Summary) -> None:
+            progress.update(rows, completed=summary.rows)
+            progress.update(files, completed=summary.files)
+
+        def note(problem: Problem) -> None:
+            if len(problems) < limit:
+                problems.append(problem)
+                if not as_json:
+                    out.print(Text(_problem_text(problem)), soft_wrap=True)
+
+        summary = check(
+            spool,
+            database,
+            lambda spool_path: checksum_of(spool, spool_path),
+            deep=deep,
+            adopt=(lambda spool_path: adopt(spool, intake, spool_path)) if repair else None,
+            settled_after_s=settled_after_s,
+            report=note,
+            progress=show_progress,
+        )
+    if as_json:
+        print_json({"summary": summary, "is_well": summary.is_well, "problems": problems})
+    else:
+        _print_summary(summary, repaired=repair)
+    if not summary.is_well:
+        raise typer.Exit(Exit.ATTENTION)
+
+
+def _problem_text(problem: Problem) -> str:
+    of = f" (SOP Instance UID {problem.sop_instance_uid})" if problem.sop_instance_uid else ""
+    return f"{problem.fault}: {printable(problem.spool_path)}{of}" + (f"; {problem.done}" if problem.done else "")
+
+
+def _print_summary(summary: Summary, *, repaired: bool) -> None:
+    out = console()
+    rows = [(fault, number, summary.mended[fault]) for fault, number in summary.found.items()]
+    print_table("Problems", ("what", "found", "mended"), rows, empty="rows and bytes agree")
+    young = f", {summary.too_young} files too young to tell" if summary.too_young else ""
+    out.print(f"looked at {summary.rows} rows and {summary.files} files{young}")
+    if not summary.is_well:
+        remedy = "what is lost must be sent again; `iap-node quarantine list` shows what was put aside"
+        out.print(Text(remedy if repaired else "`iap-node fsck --repair` mends what can be mended"))
 
 
 def _print_plan(planned: Plan, enabled: bool) -> None:

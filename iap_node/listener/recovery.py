@@ -23,6 +23,7 @@ from iap_node.database.spooled import paths_without_row
 from iap_node.dicom.part10 import read_instance
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
+from iap_node.listener.reception import content_hash
 from iap_node.spool import Spool, SpooledFile
 
 # A file younger than this may belong to another process that is between its rename and its commit. No store
@@ -67,7 +68,7 @@ def recover(spool: Spool, database: Database, intake: Intake, *, settled_after_s
         with database.reading() as session:
             unnamed = paths_without_row(session, [file.spool_path for file in batch])
         for spool_path in unnamed:
-            if _adopt(spool, intake, spool_path):
+            if adopt(spool, intake, spool_path):
                 filed += 1
             else:
                 unreadable += 1
@@ -83,7 +84,14 @@ def _batches(files: Iterator[SpooledFile]) -> Iterator[list[SpooledFile]]:
         yield batch
 
 
-def _adopt(spool: Spool, intake: Intake, spool_path: str) -> bool:
+def adopt(spool: Spool, intake: Intake, spool_path: str) -> bool:
+    """File an instance that lies in the spool without a row; False when it cannot be read. For fsck, too.
+
+    Raises
+    ------
+    RetriableError
+        The database does not work; the file stays where it is.
+    """
     path = spool.path(spool_path)
     try:
         meta = read_file_meta_info(path)
@@ -98,3 +106,17 @@ def _adopt(spool: Spool, intake: Intake, spool_path: str) -> bool:
     filed = intake.adopt(header, dataset, spool_path, size_bytes, calling_ae_title)
     log.warning("file without a row filed", sop_instance_uid=header.sop_instance_uid, outcome=filed.outcome)
     return True
+
+
+def checksum_of(spool: Spool, spool_path: str) -> str:
+    """The checksum that a row has for the instance that lies at a spool path. For fsck.
+
+    Raises
+    ------
+    UnreadableInstance
+        It is no instance any more.
+    OSError
+        It is gone, or the disk cannot read it.
+    """
+    header, dataset = read_instance(spool.locate(spool_path))
+    return content_hash(dataset, header.transfer_syntax_uid)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
+from sqlalchemy import delete
 
 from iap_node.database.engine import Database
+from iap_node.database.tables import InstanceRow
 from iap_node.listener.intake import Intake
 from iap_node.listener.patients import load_or_create_patient_key
 from iap_node.spool import Spool
@@ -98,3 +101,36 @@ def test_a_running_node_removes_what_is_due_by_itself(node: RunningNode, archive
     node.start()
     wait_for(lambda: not archive.has_bytes(1), "retention to take the bytes")
     assert archive.series(1).destinations == ("lesions",)
+
+
+def test_fsck_says_by_its_exit_code_whether_all_is_well(node: RunningNode, archive: Archive) -> None:
+    archive.receive(1)
+    archive.receive(1, 2)
+    assert node.command("fsck", "--deep").returncode == 0
+    archive.spool.remove(archive.row(1).spool_path)
+    checked = node.command("fsck")
+    assert checked.returncode == 5
+    assert archive.row(1).sop_instance_uid in checked.stdout and "fsck --repair" in checked.stdout
+    repaired = node.command("fsck", "--repair", "--json")
+    assert repaired.returncode == 5
+    (problem,) = json.loads(repaired.stdout)["problems"]
+    assert problem["sop_instance_uid"] == archive.row(1).sop_instance_uid and not problem["mended"]
+    assert "1 of 2 instances: bytes lost" in node.command("show", series_uid(1)).stdout
+    assert node.json("status")["lost_instances"] == 1
+    assert node.command("status", "--check").returncode == 5
+    archive.receive(1)
+    assert node.command("fsck", "--deep").returncode == 0
+    assert node.json("status")["lost_instances"] == 0
+
+
+def test_fsck_files_what_a_database_restored_from_a_backup_does_not_know(node: RunningNode, archive: Archive) -> None:
+    archive.receive(1)
+    with archive.database.transaction() as session:
+        session.execute(delete(InstanceRow))
+    assert node.command("fsck", "--repair").returncode == 0  # it may be on its way
+    assert archive.rows() == []
+    found = node.command("fsck", "--settled-after", "0")
+    assert found.returncode == 5 and "bytes without a row" in found.stdout
+    assert node.command("fsck", "--settled-after", "0", "--repair").returncode == 0
+    assert archive.has_bytes(1)
+    assert node.command("fsck", "--deep").returncode == 0
