@@ -1,6 +1,6 @@
 """A bounded walk over an encoded data set: find a few elements, step over the rest, stop early.
 
-Called by part10, header, mosaic and pixels. pydicom decodes what is found; the walk itself is ours because it
+Called by part10, header and pixels. pydicom decodes what is found; the walk itself is ours because it
 stands in the path of every C-STORE and meets hostile bytes: pydicom's `specific_tags` parses every
 undefined-length sequence recursively; this walk steps over them with an explicit stack and never reads a value
 that nobody asked for (docs/decisions/0005). Source: PS3.5 section 7 (data set) and 6.2.2 (UN).
@@ -12,18 +12,13 @@ import struct
 import zlib
 from collections.abc import Container
 from functools import lru_cache
-from io import BytesIO, RawIOBase
+from io import BytesIO
 from typing import BinaryIO, Literal, NamedTuple
 
-from pydicom import charset
 from pydicom._dicom_dict import DicomDictionary
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
-from pydicom.multival import MultiValue
-from pydicom.sequence import Sequence as DicomSequence
 
 from iap_node.errors import UnreadableInstance
 
@@ -50,8 +45,6 @@ MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
 MAX_STEPS = 5_000_000  # element and item headers in one walk; functional groups have a hundred for each frame
 SHORT_HEADER_BYTES, LONG_HEADER_BYTES = 8, 12  # tag, VR, length: PS3.5 7.1.2
 WINDOW_BYTES = 16_384  # of a stream at a time: most headers as far as the store path reads them
-_DEFLATED_AT_ONCE = 65_536  # bytes
-_INFLATED_KEPT = 65_536  # bytes; `walk` goes back by 8 and by one value
 
 # What pydicom raises on damaged bytes, by reading its conversions.
 DAMAGE: tuple[type[Exception], ...] = (
@@ -72,9 +65,6 @@ DAMAGE: tuple[type[Exception], ...] = (
 # Bytes that are in memory already: pydicom's OSError is about them. From a file it would be the disk, which is
 # no fault of the instance.
 DAMAGE_IN_MEMORY: tuple[type[Exception], ...] = (OSError, *DAMAGE)
-
-
-_DAMAGED_DEFLATE = "the deflated data set is damaged; send it again"
 
 
 class Encoding(NamedTuple):
@@ -110,92 +100,6 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
         implicit=transfer_syntax_uid in (IMPLICIT_VR_LITTLE_ENDIAN, PAPYRUS_3),
         little=transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN,
     )
-
-
-def inflate(data: bytes | BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
-    """At most `max_bytes` of a deflated data set, and whether that is all of it.
-
-    Raw deflate as PS3.5 A.5 says; a zlib header, which some writers add, is tolerated. Of a stream no more is
-    read than that takes; it must be seekable.
-
-    Raises
-    ------
-    UnreadableInstance
-        The bytes are not a deflate stream.
-    """
-    stream = BytesIO(data) if isinstance(data, bytes) else data
-    inflater = _inflater_of(stream)
-    plain = bytearray()
-    try:
-        while len(plain) < max_bytes and not inflater.eof and (deflated := stream.read(_DEFLATED_AT_ONCE)):
-            plain += inflater.decompress(deflated, max_bytes - len(plain))
-    except zlib.error as error:
-        raise UnreadableInstance(_DAMAGED_DEFLATE) from error
-    return bytes(plain), inflater.eof
-
-
-def _inflater_of(stream: BinaryIO) -> zlib._Decompress:
-    """What inflates a stream, judged by its first bytes; the stream is left where it was."""
-    start = stream.tell()
-    first = stream.read(_DEFLATED_AT_ONCE)
-    stream.seek(start)
-    for wbits in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
-        try:
-            zlib.decompressobj(wbits).decompress(first, _INFLATED_KEPT)
-        except zlib.error:
-            continue
-        return zlib.decompressobj(wbits)
-    raise UnreadableInstance(
-        "the data set is declared deflated but is no deflate stream; send it again in another transfer syntax"
-    )
-
-
-class InflatedStream(RawIOBase):
-    """A deflated data set, inflated as it is read, in bounded memory, for `walk`.
-
-    Goes forward any way, and back only within the last `_INFLATED_KEPT` bytes. Ends after `max_bytes` (of what is
-    inflated), since a few kilobytes can inflate to gigabytes. A damaged stream raises `UnreadableInstance` where the
-    damage is reached.
-    """
-
-    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
-        super().__init__()
-        self._stream = stream
-        self._inflater = _inflater_of(stream)
-        self._left = max_bytes
-        self._kept = bytearray()  # what was inflated last, up to `_end`
-        self._end = self._position = 0
-
-    def tell(self) -> int:
-        """Where the next `read` begins, bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move without inflating yet."""
-        self._position = offset + (self._position if whence else 0)
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """The next `size` bytes, fewer at the end; `size` must be given, and no more than `_INFLATED_KEPT`."""
-        while self._end < self._position + size and self._inflate_more():
-            pass
-        start = self._position - (self._end - len(self._kept))
-        piece = bytes(self._kept[start : start + size]) if start >= 0 else b""
-        self._position += len(piece)
-        return piece
-
-    def _inflate_more(self) -> bool:
-        deflated = self._inflater.unconsumed_tail or self._stream.read(_DEFLATED_AT_ONCE)
-        if self._left <= 0 or self._inflater.eof or not deflated:
-            return False
-        try:
-            plain = self._inflater.decompress(deflated, _INFLATED_KEPT)
-        except zlib.error as error:
-            raise UnreadableInstance(_DAMAGED_DEFLATE) from error
-        self._left -= len(plain)
-        self._end += len(plain)
-        self._kept = (self._kept + plain)[-2 * _INFLATED_KEPT :]
-        return True
 
 
 class _Window:
@@ -312,7 +216,7 @@ SEQUENCES: Container[int] = frozenset({0x00180012, 0x52009229, 0x52009230, 0x006
 def _passed(wanted: frozenset[int], stop_after: int, little: bool) -> frozenset[bytes]:
     """Tag and VR, as written, of the standard's elements that a walk steps over most often: it need not look closer.
 
-    That halves its time. Private elements, sequences and all that has a 32-bit length take the long way.
+    Most are of these. Private elements, sequences and all that has a 32-bit length take the long way.
     """
     order: Literal["little", "big"] = "little" if little else "big"
     return frozenset(
@@ -330,9 +234,7 @@ def _begins_explicit(buffer: bytes) -> bool:
     return len(buffer) >= SHORT_HEADER_BYTES and buffer[4:6] in SHORT_VRS and buffer[0] in (2, 8)
 
 
-def _other_form(
-    buffer: bytes, place: int, encoding: Encoding, vr: bytes, length: int
-) -> tuple[bytes, int, int]:
+def _other_form(buffer: bytes, place: int, encoding: Encoding, vr: bytes, length: int) -> tuple[bytes, int, int]:
     """VR, place of the value and its length, of an explicit element whose VR is not one of 16-bit lengths.
 
     PS3.5 7.1.2 says that VRs yet to come have 32-bit lengths, and reserved bytes of zero before them. Elements
@@ -352,9 +254,7 @@ def _is_vr(vr: bytes) -> bool:
     return vr.isalpha() and vr.isupper()
 
 
-def _skip_undefined(
-    window: _Window, place: int, encoding: Encoding, implicit: bool, steps: int
-) -> tuple[int, int]:
+def _skip_undefined(window: _Window, place: int, encoding: Encoding, implicit: bool, steps: int) -> tuple[int, int]:
     """The place behind the delimiter of an undefined-length value, and the steps left, 0 where they do not suffice.
 
     Iterative, so that no nesting can exhaust the interpreter's stack. UN of undefined length is implicit VR
@@ -425,85 +325,3 @@ def excerpt(elements: dict[int, Element], encoding: Encoding) -> Dataset:
         raise UnreadableInstance(
             f"an element of the header is damaged ({type(error).__name__}); write the instance again"
         ) from error
-
-
-_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
-
-
-def raw_text(ds: Dataset, tag: int) -> str | None:
-    """An element's value as written, values joined by a backslash; "" when empty, None when absent.
-
-    Never converts text to numbers: "1,5" and "nan" come back as they are. Binary numbers are printed
-    shortest.
-    """
-    try:
-        element = ds.get_item(tag)
-    except KeyError:
-        return None
-    if element is None:
-        return None
-    value = element.value
-    if isinstance(element, RawDataElement) and isinstance(value, bytes):
-        return _raw_bytes_text(ds, element, value)
-    if value is None:
-        return ""
-    values = value if isinstance(value, MultiValue | list | tuple) else [value]
-    return "\\".join(str(getattr(one, "original_string", one)).strip() for one in values)
-
-
-def _raw_bytes_text(ds: Dataset, element: RawDataElement, value: bytes) -> str:
-    vr = element.VR
-    if vr in (None, "UN"):
-        try:
-            vr = dictionary_VR(element.tag)
-        except KeyError:
-            vr = "UN"
-    code = _BINARY.get(str(vr))
-    if code is None:
-        character_set = b""
-        if not value.isascii() and 0x00080005 in ds:
-            found = ds.get_item(0x00080005)
-            character_set = found.value if found is not None and isinstance(found.value, bytes) else b""
-        return "\\".join(part.strip() for part in decode_text(value, character_set).split("\\"))
-    size = struct.calcsize(code)
-    if len(value) % size:
-        return decode_text(value)
-    order = "<" if element.is_little_endian else ">"
-    numbers = struct.unpack(f"{order}{len(value) // size}{code}", value)
-    return "\\".join(f"{number:.12g}" for number in numbers)
-
-
-def items(ds: Dataset, tag: int) -> list[Dataset]:
-    """The items of a sequence; none where it is absent, empty or damaged."""
-    try:
-        value = ds[tag].value if tag in ds else None
-    except DAMAGE_IN_MEMORY:
-        return []
-    return list(value) if isinstance(value, DicomSequence) else []
-
-
-_DELIMITERS = {0x5C, 0x5E, 0x3D}  # backslash, caret, equals: they end an escape (PS3.5 6.1.2.5.3)
-
-
-@lru_cache(maxsize=64)
-def _encodings(specific_character_set: bytes) -> list[str]:
-    """Python's names for Specific Character Set (0008,0005)."""
-    text = specific_character_set.decode("ascii", "replace").strip(" \0")
-    terms = [term.strip() for term in text.split("\\")]
-    try:
-        return list(charset.convert_encodings(terms if len(terms) > 1 else terms[0]))
-    except DAMAGE:
-        return ["iso8859"]
-
-
-def decode_text(value: bytes, specific_character_set: bytes = b"") -> str:
-    """Text of an element: decoded, NUL and lone surrogates replaced, ends stripped; never an error."""
-    if value.isascii() and b"\x1b" not in value:
-        return value.decode("ascii").replace("\0", " ").strip()
-    try:
-        text = charset.decode_bytes(value, _encodings(specific_character_set), _DELIMITERS)
-    except DAMAGE:
-        text = value.decode("latin-1")
-    # Any of Python's codecs may be named, some of which make lone surrogates: nobody can encode or store those.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace("\0", " ").strip()

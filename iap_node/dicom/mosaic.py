@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from iap_node.dicom.elements import raw_text
 from iap_node.dicom.parameters import canonical_number
+from iap_node.dicom.values import raw_text
 from iap_node.errors import UnreadablePixels
 
 IMAGE_TYPE = 0x00080008

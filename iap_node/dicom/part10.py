@@ -15,8 +15,10 @@ from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from iap_node.dicom import elements as el
+from iap_node.dicom.deflated import InflatedStream, inflate
 from iap_node.dicom.elements import Element, Encoding, Place
 from iap_node.dicom.file_slice import InstanceFile
+from iap_node.dicom.values import decode_text
 from iap_node.errors import UnreadableInstance
 from iap_node.records import InstanceHeader
 
@@ -137,7 +139,7 @@ def scan_instance_header(dataset: bytes | memoryview | BinaryIO, transfer_syntax
     encoding = el.encoding_of(transfer_syntax_uid)
     if transfer_syntax_uid in el.DEFLATED:
         deflated = BytesIO(dataset) if isinstance(dataset, bytes | memoryview) else dataset
-        dataset = cast(BinaryIO, el.InflatedStream(deflated, _DEFLATED_HEADER_LIMIT))
+        dataset = cast(BinaryIO, InflatedStream(deflated, _DEFLATED_HEADER_LIMIT))
     # None of the wanted elements is a sequence; whoever says so must not fill the memory with it.
     found, _ = el.walk(
         dataset, encoding, _WANTED, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS
@@ -170,7 +172,7 @@ def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: 
 
 
 # The texts of an instance are mostly those of the one before it.
-_text = lru_cache(maxsize=256)(el.decode_text)
+_text = lru_cache(maxsize=256)(decode_text)
 
 
 def _date(value: bytes) -> str:
@@ -233,7 +235,7 @@ def open_data_set(file: InstanceFile, max_inflated_bytes: int) -> Iterator[tuple
         if transfer_syntax_uid not in el.DEFLATED:
             yield stream, transfer_syntax_uid
             return
-        plain, complete = el.inflate(stream, max_inflated_bytes)
+        plain, complete = inflate(stream, max_inflated_bytes)
     if not complete and len(plain) >= max_inflated_bytes:
         raise UnreadableInstance(
             f"it inflates to more than {max_inflated_bytes} bytes; raise max_bytes_per_instance to read it"
