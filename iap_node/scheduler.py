@@ -19,6 +19,8 @@ from iap_node.config import NodeConfig, SeriesConfig
 from iap_node.database import archive
 from iap_node.database.engine import Database
 from iap_node.errors import RetriableError
+from iap_node.spool import Spool
+from iap_node.upkeep import retention
 
 # Looking for quiet series costs one indexed query: often enough that the quiet period is hardly lengthened.
 SHORTEST_LOOK_S = 0.05
@@ -64,7 +66,13 @@ def _table(config: NodeConfig, database: Database) -> list[_Entry]:
         for series_instance_uid in completed:
             log.info("series complete", series_instance_uid=series_instance_uid)
 
-    return [_Entry("complete quiet series", _look_every(config.series), complete_quiet_series)]
+    def remove_expired() -> None:
+        retention.remove_expired(Spool(config.spool_dir), database, config.retention, datetime.now(UTC))
+
+    entries = [_Entry("complete quiet series", _look_every(config.series), complete_quiet_series)]
+    if config.retention.enabled:
+        entries.append(_Entry("retention", timedelta(seconds=config.retention.every_s), remove_expired))
+    return entries
 
 
 def _look_every(config: SeriesConfig) -> timedelta:

@@ -1,7 +1,8 @@
 """`iap-node`: the commands, and the only place where rooms are wired together.
 
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
-(import, status, series, show, findings, routes), `queue` (jobs, retry). Rooms are imported inside the commands, so
+(import, status, series, show, findings, routes), `queue` (jobs, retry), `quarantine` (list, show, retry, delete),
+`upkeep` (retention, fsck). Rooms are imported inside the commands, so
 that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -12,7 +13,7 @@ import sys
 import typer
 
 from iap_node import __version__
-from iap_node.cli import archive, quarantine, queue, roles, setup
+from iap_node.cli import archive, quarantine, queue, roles, setup, upkeep
 from iap_node.cli.exits import Exit
 from iap_node.errors import ConfigError, NodeError
 
@@ -30,8 +31,8 @@ app = typer.Typer(
     Begin with `iap-node init`, then `iap-node serve`. All commands read config.yaml in the current folder unless
     --config names another; all that show something print JSON with --json.
 
-    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is not valid; 4 no such series or job;
-    5 something needs attention (`status --check`).""",
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is not valid; 4 no such series,
+    job or quarantine entry; 5 something needs attention (`status --check`, `fsck`).""",
 )
 
 setup.add_to(app)
@@ -39,6 +40,7 @@ roles.add_to(app)
 archive.add_to(app)
 queue.add_to(app)
 quarantine.add_to(app)
+upkeep.add_to(app)
 
 
 def _version(show: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from iap_node.cli.output import console, print_json, print_models, print_table, 
 from iap_node.cli.series_report import print_series
 from iap_node.dicom.parameters import BY_KEYWORD
 from iap_node.records import JobState, SeriesState, Verdict
+
+MIB = 1024**2
+NEARLY_FULL_DAYS = 3.0  # a weekend, with a day to act
 
 LIMIT = typer.Option(50, "--limit", "-n", min=1, help="At most so many, the newest first.")
 
@@ -70,15 +74,23 @@ def status(
     check: bool = typer.Option(False, "--check", help="Exit code 5 when something needs a person."),
     as_json: bool = JSON,
 ) -> None:
-    """How the node is doing: series by state, the queue, what failed, what lies in the quarantine."""
+    """How the node is doing: series by state, the queue, what failed, what lies in the quarantine, and the room left.
+
+    Needs a person: dead letters, quarantine, conflicts, lost instances, a disk that is full within three days.
+    """
     from iap_node.database.status import status_counts
     from iap_node.listener.address import read_port
+    from iap_node.upkeep.capacity import capacity
+    from iap_node.upkeep.forecast import size_text
 
     config, database = open_node(config_path)
     with database.reading() as session:
         counts = status_counts(session)
     dead = sum(number for (_, state), number in counts.jobs.items() if state is JobState.DEAD)
-    attention = dead + counts.n_quarantined + counts.n_conflicts
+    reserve_bytes = config.spool.disk_reserve_mb * MIB
+    room = capacity(database, config.spool_dir, reserve_bytes, config.retention, datetime.now(UTC))
+    nearly_full = room.full_in_days is not None and room.full_in_days < NEARLY_FULL_DAYS
+    attention = dead + counts.n_quarantined + counts.n_conflicts + counts.n_lost + nearly_full
     port = read_port(config.data_dir)
     if as_json:
         by_kind: dict[str, dict[str, int]] = {}
@@ -93,6 +105,8 @@ def status(
                 "dead_letters": dead,
                 "quarantine": counts.n_quarantined,
                 "conflicts": counts.n_conflicts,
+                "lost_instances": counts.n_lost,
+                "room": room,
                 "oldest_waiting_job_at": counts.oldest_waiting_job_at,
             }
         )
@@ -103,6 +117,12 @@ def status(
         rows += [(f"deliveries {state}", number) for state, number in counts.deliveries.items() if number]
         rows += [("in quarantine", counts.n_quarantined), ("conflicts kept aside", counts.n_conflicts)]
         rows.append(("oldest waiting job since", counts.oldest_waiting_job_at or "none waits"))
+        rows += [("instances whose bytes are lost", counts.n_lost)] if counts.n_lost else []
+        free, total, reserve = (size_text(n) for n in (room.free_bytes, room.total_bytes, room.reserve_bytes))
+        rows.append(("free room", f"{free} of {total}, {reserve} of them in reserve"))
+        day, week = size_text(room.last_day_bytes), size_text(room.last_week_bytes)
+        rows.append(("received", f"{day} in the last day, {week} in the last week"))
+        rows.append(("the disk is", room.forecast))
         print_table("Node", ("what", "how many"), rows, empty="")
         if dead:
             console().print(

@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +22,14 @@ from iap_node.cli.output import as_json
 from iap_node.cli.setup import prepare
 from iap_node.config import NodeConfig, load_config
 from iap_node.records import JobKind
-from iap_node.supervisor import Supervisor, watch_supervisor
+from iap_node.supervisor import Role, Supervisor, watch_supervisor
 
 if TYPE_CHECKING:
     from iap_node.database.engine import Database
+    from iap_node.listener.intake import Intake
+    from iap_node.listener.scp import StoreScp
+    from iap_node.listener.shared_port import SharedPort
+    from iap_node.spool import Spool
 
 SWITCH_INTERVAL_S = 0.0001
 ROWS_AT_STOP_S = 10.0  # for the rows of what is acknowledged; the next start writes those that are missing
@@ -49,42 +55,116 @@ def serve(config_path: Path = CONFIG) -> None:
     prepare(config)
     stop = _stop_on_signals()
     log.info("node starts", ae_title=config.listener.ae_title, bind=config.listener.bind, port=config.listener.port)
+    arguments = ("--config", str(config_path.resolve()))
     # the roles get their own stop time, and two seconds to write down what they did
-    Supervisor(ROLES, config_path.resolve(), config.listener.stop_timeout_s + 2.0).run(stop)
+    supervisor = Supervisor([Role(name, (name, *arguments)) for name in ROLES], _stop_timeout_s(config) + 2.0)
+    try:
+        supervisor.run(stop)
+    finally:
+        supervisor.stop_all()
 
 
-def listen(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
+def listen(
+    config_path: Path = CONFIG,
+    supervised: bool = SUPERVISED,
+    shared_port: tuple[int, int, int] = typer.Option(
+        (0, 0, 0), hidden=True, help="Serve a port with others: own number, what is shared (set by listen)."
+    ),
+) -> None:
     """Receive instances: C-STORE and C-ECHO SCP."""
-    config, database, stop = _start_role("listen", config_path, supervised)
-    from iap_node.database import archive
+    number, *handles = shared_port
+    config, database, stop = _start_role(f"listen-{number}" if number else "listen", config_path, supervised)
     from iap_node.listener.address import noted_port
-    from iap_node.listener.intake import Intake
-    from iap_node.listener.patients import load_or_create_patient_key
+    from iap_node.listener.shared_port import SharedPort
+
+    try:
+        if number:
+            port = SharedPort.inherit(config.listener, *handles)
+            with _serving(config, database, port):
+                stop.wait()
+        elif config.listener.processes > 1:
+            _listen_in_processes(config, config_path, database, stop)
+        else:
+            with _serving(config, database) as scp, noted_port(config.data_dir, scp.port):
+                stop.wait()
+    finally:
+        database.dispose()
+
+
+@contextmanager
+def _serving(config: NodeConfig, database: Database, port: SharedPort | None = None) -> Iterator[StoreScp]:
+    """A listener that serves, in this process."""
+    from iap_node.database import archive
     from iap_node.listener.recovery import recover
     from iap_node.listener.scp import StoreScp
-    from iap_node.spool import Spool
 
     def complete_at_release(series_instance_uids: list[str]) -> None:
         with database.transaction() as session:
             archive.complete_series(session, series_instance_uids, datetime.now(UTC))
 
+    on_release = complete_at_release if config.series.complete_on_release else None
     # Threads that receive hold Python's lock for some 50 us at a time; with the default of 5 ms the thread that writes
     # the rows would make each of them wait a hundred times as long.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    is_durable = config.spool.durability == "strict"
-    spool = Spool(config.spool_dir, durable=is_durable, prepared_bytes=config.spool.prepared_mb * 1024**2)
-    intake = Intake(spool, database, load_or_create_patient_key(config.patient_key_path))
-    recover(spool, database, intake)
-    spool.start_preparing()
-    scp = StoreScp(config.listener, intake, complete_at_release if config.series.complete_on_release else None)
-    scp.start()
-    try:
-        with noted_port(config.data_dir, scp.port):
-            stop.wait()
-    finally:
-        scp.stop()
-        intake.close(ROWS_AT_STOP_S)
-        database.dispose()
+    spool = _spool(config, prepared_bytes=config.spool.prepared_mb * 1024**2 // config.listener.processes)
+    with closing(_intake(config, database, spool)) as intake:
+        if port is None:
+            recover(spool, database, intake)
+        scp = StoreScp(config.listener, intake, on_release, port)
+        scp.start()
+        spool.start_preparing()
+        try:
+            yield scp
+        finally:
+            scp.stop()
+
+
+def _listen_in_processes(config: NodeConfig, config_path: Path, database: Database, stop: threading.Event) -> None:
+    """Bind the port and keep the processes running that serve it."""
+    from iap_node.listener.address import noted_port
+    from iap_node.listener.scp import server_tls_context
+    from iap_node.listener.shared_port import SharedPort
+
+    if config.listener.tls.enabled:
+        server_tls_context(config.listener.tls)  # told once, here, and not by every process again and again
+    with closing(SharedPort.open(config.listener)) as port:
+        _recover(config, database)
+        arguments = ("listen", "--config", str(config_path.resolve()), "--shared-port")
+        handles = tuple(map(str, port.handles))
+        roles = [
+            Role(f"listen-{number}", (*arguments, str(number), *handles), port.handles)
+            for number in range(1, config.listener.processes + 1)
+        ]
+        # what a process that crashed had acknowledged must be in the archive, before its senders ask for it
+        supervisor = Supervisor(roles, config.listener.stop_timeout_s + 1.0, lambda: _recover(config, database))
+        try:
+            with noted_port(config.data_dir, port.number):
+                supervisor.run(stop)
+        finally:
+            port.end()  # no process accepts another one, while they finish what runs
+            supervisor.stop_all()
+
+
+def _recover(config: NodeConfig, database: Database) -> None:
+    """Put in order what a crash left in the spool."""
+    from iap_node.listener.recovery import recover
+
+    spool = _spool(config)
+    with closing(_intake(config, database, spool)) as intake:
+        recover(spool, database, intake)
+
+
+def _spool(config: NodeConfig, prepared_bytes: int = 0) -> Spool:
+    from iap_node.spool import Spool
+
+    return Spool(config.spool_dir, durable=config.spool.durability == "strict", prepared_bytes=prepared_bytes)
+
+
+def _intake(config: NodeConfig, database: Database, spool: Spool) -> Intake:
+    from iap_node.listener.intake import Intake
+    from iap_node.listener.patients import load_or_create_patient_key
+
+    return Intake(spool, database, load_or_create_patient_key(config.patient_key_path))
 
 
 def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
@@ -135,6 +215,11 @@ def _start_role(role: str, config_path: Path, supervised: bool) -> tuple[NodeCon
     config = load_config(config_path)
     start_logging(config.log, role)
     return config, open_database(config), stop
+
+
+def _stop_timeout_s(config: NodeConfig) -> float:
+    """How long the slowest role may take to stop: `listen`, which waits for its processes where it has some."""
+    return config.listener.stop_timeout_s + (2.0 if config.listener.processes > 1 else 0.0)
 
 
 def _stop_on_signals() -> threading.Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from iap_node.database.archive import ArchivedInstance, SeriesSummary
     from iap_node.database.results import InstanceAnswer, Judgement
 
+GONE = {  # by BytesState
+    "deleting": "bytes are being deleted by retention",
+    "deleted": "bytes deleted by retention; sent again, they are stored again",
+    "lost": "bytes lost on the disk; send them again to restore them",
+}
 VERDICT_STYLE = {
     Verdict.AGREES: "green",
     Verdict.CONTRADICTS: "bold red",
@@ -42,6 +48,7 @@ def print_series(
     )
     for name, value in facts:
         out.print(Text(f"  {name:10} {printable(value)}"))
+    _print_gone(instances)
     if judgement is None:
         out.print(Text("not judged yet"))
         return
@@ -67,6 +74,13 @@ def print_series(
     print_route(judgement.decision)
     for delivery in series.deliveries:
         _print_delivery(delivery.destination, delivery.state, answers)
+
+
+def _print_gone(instances: Sequence[ArchivedInstance]) -> None:
+    counted = Counter(instance.bytes_state.value for instance in instances)
+    for state, what in GONE.items():
+        if counted[state]:
+            console().print(Text(f"  {counted[state]} of {len(instances)} instances: {what}", style="bold"))
 
 
 def _print_delivery(destination: str, state: str, answers: Sequence[InstanceAnswer]) -> None:

@@ -17,6 +17,7 @@ from iap_node.database.insertion import insert_if_new
 from iap_node.database.jobs import open_job
 from iap_node.database.series import SeriesSummary, UnknownSeries, find_series, list_series
 from iap_node.database.tables import (
+    BytesState,
     ConflictRow,
     InstanceRow,
     QuarantineRow,
@@ -57,6 +58,7 @@ class ArchivedInstance:
     size_bytes: int
     revision: int  # of the series, with which it came
     not_analysed_reason: str | None  # None: its pixels go to the model
+    bytes_state: BytesState  # whether its file is still there
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,10 @@ def current_instances(session: Session, series_id: int) -> list[ArchivedInstance
         InstanceRow.size_bytes,
         InstanceRow.revision,
         InstanceRow.not_analysed_reason,
+        InstanceRow.bytes_state,
     ).where(InstanceRow.series_id == series_id)
     in_order = query.order_by(InstanceRow.instance_number.nulls_last(), InstanceRow.id)
-    return [ArchivedInstance(*row) for row in session.execute(in_order)]
+    return [ArchivedInstance(**row._asdict()) for row in session.execute(in_order)]
 
 
 def record_quarantine(session: Session, quarantined: QuarantinedInstance) -> None:

@@ -62,7 +62,9 @@ def record_instances(
     -------
     list[StoreOutcome]
         One per arrival. DUPLICATE leaves no trace: the caller removes the new bytes. That holds for a conflicting
-        instance that came before with the same bytes, too.
+        instance that came before with the same bytes, too. Where a row has lost its bytes (`BytesState`), to
+        retention or to the disk, the same bytes are STORED under it anew: the series opens no revision, since nothing
+        was learned, and its age begins anew.
 
     Raises
     ------
@@ -112,7 +114,12 @@ def _file_in_series(session: Session, arrivals: Sequence[Arrival]) -> None:
 # Run for every batch: built once and executed by the connection, because building them, and a session's own
 # bookkeeping, take longer than SQLite takes to run them.
 _STANDING = select(
-    InstanceRow.id, InstanceRow.sop_instance_uid, InstanceRow.checksum, InstanceRow.spool_path, InstanceRow.bytes_state
+    InstanceRow.id,
+    InstanceRow.series_id,
+    InstanceRow.sop_instance_uid,
+    InstanceRow.checksum,
+    InstanceRow.spool_path,
+    InstanceRow.bytes_state,
 ).where(InstanceRow.sop_instance_uid.in_(bindparam("sop_instance_uids", expanding=True)))
 _SERIES_TO_LOCK = (
     select(SeriesRow.id, SeriesRow.revision, SeriesRow.state, SeriesRow.last_received_at)
@@ -130,7 +137,7 @@ _RECEIVED_BY_SERIES = (
 )
 
 
-_Standing = Row[int, str, str, str, BytesState]
+_Standing = Row[int, int, str, str, str, BytesState]
 _LockedSeries = Row[int, int, SeriesState, datetime]
 
 
@@ -145,25 +152,23 @@ def _same_or_conflict(
     if standing.spool_path == received.spool_path:  # filed before we were interrupted
         return StoreOutcome.STORED
     if standing.checksum == received.checksum:
-        likeness = compare(standing.spool_path, received.spool_path)
-        if likeness is Likeness.GONE or standing.bytes_state is not BytesState.PRESENT:
-            session.execute(
-                update(InstanceRow)
-                .where(InstanceRow.id == standing.id)
-                .values(spool_path=received.spool_path, bytes_state=BytesState.PRESENT, bytes_gone_at=None)
-            )
+        is_present = standing.bytes_state is BytesState.PRESENT
+        likeness = compare(standing.spool_path, received.spool_path) if is_present else Likeness.GONE
+        if likeness is Likeness.GONE:
+            _restore(session, standing, received)
             return StoreOutcome.STORED
         if likeness is Likeness.SAME:
             return StoreOutcome.DUPLICATE
     conflict = session.execute(
-        select(ConflictRow.id, ConflictRow.spool_path).where(
+        select(ConflictRow.id, ConflictRow.spool_path, ConflictRow.bytes_state).where(
             ConflictRow.instance_id == standing.id, ConflictRow.checksum == received.checksum
         )
     ).one_or_none()
     if conflict is not None:
         if conflict.spool_path == received.spool_path:
             return StoreOutcome.CONFLICT
-        likeness = compare(conflict.spool_path, received.spool_path)
+        is_present = conflict.bytes_state is BytesState.PRESENT
+        likeness = compare(conflict.spool_path, received.spool_path) if is_present else Likeness.GONE
         if likeness is Likeness.SAME:
             return StoreOutcome.DUPLICATE
         if likeness is Likeness.OTHER:
@@ -174,7 +179,7 @@ def _same_or_conflict(
         session.execute(
             update(ConflictRow)
             .where(ConflictRow.id == conflict.id)
-            .values(spool_path=received.spool_path, bytes_state=BytesState.PRESENT)
+            .values(_new_bytes(received))
         )
         return StoreOutcome.CONFLICT
     header = received.header
@@ -195,6 +200,26 @@ def _same_or_conflict(
         received_at=received.received_at,
     )
     return StoreOutcome.CONFLICT if is_new else StoreOutcome.DUPLICATE
+
+
+def _restore(session: Session, standing: _Standing, received: ReceivedInstance) -> None:
+    """Give an instance whose bytes are gone the bytes that came now; its series' age begins anew."""
+    # the series before its instance, as retention locks them
+    series = SeriesRow.last_received_at < received.received_at, SeriesRow.id == standing.series_id
+    session.execute(update(SeriesRow).where(*series).values(last_received_at=received.received_at))
+    session.execute(
+        update(InstanceRow)
+        .where(InstanceRow.id == standing.id)
+        .values({**_new_bytes(received), "bytes_gone_at": None})
+    )
+
+
+def _new_bytes(received: ReceivedInstance) -> dict[str, Any]:
+    return {
+        "spool_path": received.spool_path,
+        "size_bytes": received.size_bytes,
+        "bytes_state": BytesState.PRESENT,
+    }
 
 
 def _locked_series(session: Session, arrival: Arrival) -> _LockedSeries:

@@ -10,9 +10,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from iap_node.database.tables import (
+    BYTES_IN_QUESTION,
+    BytesState,
     ConflictRow,
     DeliveryRow,
     DeliveryState,
+    InstanceRow,
     JobRow,
     QuarantineRow,
     SeriesRow,
@@ -29,6 +32,7 @@ class StatusCounts:
     deliveries: Mapping[DeliveryState, int]
     n_quarantined: int
     n_conflicts: int
+    n_lost: int  # instances whose bytes fsck did not find
     oldest_waiting_job_at: datetime | None  # when the oldest READY job was opened
 
 
@@ -53,6 +57,10 @@ def status_counts(session: Session) -> StatusCounts:
         deliveries=deliveries,
         n_quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
         n_conflicts=session.scalar(select(func.count()).select_from(ConflictRow)) or 0,
+        n_lost=session.scalar(
+            select(func.count()).where(BYTES_IN_QUESTION, InstanceRow.bytes_state == BytesState.LOST)
+        )
+        or 0,
         oldest_waiting_job_at=session.scalar(
             select(func.min(JobRow.created_at)).where(JobRow.state == JobState.READY)
         ),

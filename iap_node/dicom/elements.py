@@ -1,6 +1,6 @@
 """A bounded walk over an encoded data set: find a few elements, step over the rest, stop early.
 
-Called by part10, header, mosaic and pixels. pydicom decodes what is found; the walk itself is ours because it
+Called by part10, header and pixels. pydicom decodes what is found; the walk itself is ours because it
 stands in the path of every C-STORE and meets hostile bytes: pydicom's `specific_tags` parses every
 undefined-length sequence recursively; this walk steps over them with an explicit stack and never reads a value
 that nobody asked for (docs/decisions/0005). Source: PS3.5 section 7 (data set) and 6.2.2 (UN).
@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Container
+from collections.abc import Container
 from functools import lru_cache
-from io import BytesIO, RawIOBase
-from typing import BinaryIO, NamedTuple
+from io import BytesIO
+from typing import BinaryIO, Literal, NamedTuple
 
-from pydicom import charset
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
-from pydicom.multival import MultiValue
-from pydicom.sequence import Sequence as DicomSequence
 
 from iap_node.errors import UnreadableInstance
 
@@ -47,8 +43,8 @@ MAX_VALUE_BYTES = 4096  # of one element outside sequences; LO and UI have 64, I
 MAX_SEQUENCE_BYTES = 512 * 1024**2  # functional groups of some ten thousand frames are 50 MB
 MAX_DEPTH = 64  # of nested sequences; real objects stay below 10
 MAX_STEPS = 5_000_000  # element and item headers in one walk; functional groups have a hundred for each frame
-_DEFLATED_AT_ONCE = 65_536  # bytes
-_INFLATED_KEPT = 65_536  # bytes; `walk` goes back by 8 and by one value
+SHORT_HEADER_BYTES, LONG_HEADER_BYTES = 8, 12  # tag, VR, length: PS3.5 7.1.2
+WINDOW_BYTES = 16_384  # of a stream at a time: most headers as far as the store path reads them
 
 # What pydicom raises on damaged bytes, by reading its conversions.
 DAMAGE: tuple[type[Exception], ...] = (
@@ -71,9 +67,6 @@ DAMAGE: tuple[type[Exception], ...] = (
 DAMAGE_IN_MEMORY: tuple[type[Exception], ...] = (OSError, *DAMAGE)
 
 
-_DAMAGED_DEFLATE = "the deflated data set is damaged; send it again"
-
-
 class Encoding(NamedTuple):
     """How the bytes of a data set are to be read."""
 
@@ -81,15 +74,24 @@ class Encoding(NamedTuple):
     little: bool
 
 
-class Element(NamedTuple):
-    """One top-level element that was asked for, or the one at which the walk stopped."""
+Element = tuple[bytes, bytes]  # one that was asked for: its header as written (tag, VR, length), and its value
+
+
+class Place(NamedTuple):
+    """One top-level element that was not read."""
 
     tag: int
     vr: bytes  # b"" in implicit VR
-    start: int  # of the element in the stream, bytes
+    start: int  # bytes from the start of the stream
     value_start: int
     length: int  # as written; UNDEFINED possible
-    value: bytes  # b"" where only the place was wanted
+
+
+# By whether it is little endian: tag and VR, 16-bit length; tag, VR, 16-bit length; tag, 32-bit length; 32-bit length.
+_UNPACK = {
+    little: tuple(struct.Struct(order + fields).unpack_from for fields in ("6sH", "HH2sH", "HHI", "I"))
+    for little, order in ((True, "<"), (False, ">"))
+}
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
@@ -100,237 +102,215 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
     )
 
 
-def inflate(data: bytes | BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
-    """At most `max_bytes` of a deflated data set, and whether that is all of it.
+class _Window:
+    """The part of a data set that a walk looks at: some kilobytes of it."""
 
-    Raw deflate as PS3.5 A.5 says; a zlib header, which some writers add, is tolerated. Of a stream no more is
-    read than that takes; it must be seekable.
+    def __init__(self, source: bytes | memoryview | BinaryIO) -> None:
+        self._source = source
+        self.base = 0 if isinstance(source, bytes | memoryview) else source.tell()  # where the buffer begins
+        self.move(0)
 
-    Raises
-    ------
-    UnreadableInstance
-        The bytes are not a deflate stream.
-    """
-    stream = BytesIO(data) if isinstance(data, bytes) else data
-    inflater = _inflater_of(stream)
-    plain = bytearray()
-    try:
-        while len(plain) < max_bytes and not inflater.eof and (deflated := stream.read(_DEFLATED_AT_ONCE)):
-            plain += inflater.decompress(deflated, max_bytes - len(plain))
-    except zlib.error as error:
-        raise UnreadableInstance(_DAMAGED_DEFLATE) from error
-    return bytes(plain), inflater.eof
+    def move(self, place: int) -> int:
+        """Make the buffer begin at its byte `place`; where that byte is now."""
+        self.base += place
+        self.buffer = self._read(self.base, WINDOW_BYTES)
+        self.last = len(self.buffer) - LONG_HEADER_BYTES  # place of an element of either form whose header is all there
+        return 0
 
+    def read(self, place: int, length: int) -> bytes:
+        """`length` bytes from `place` on, fewer where the data set ends; the buffer stays where it is."""
+        end = place + length
+        if place >= 0 and end <= len(self.buffer):
+            return self.buffer[place:end]
+        return self._read(self.base + place, length)
 
-def _inflater_of(stream: BinaryIO) -> zlib._Decompress:
-    """What inflates a stream, judged by its first bytes; the stream is left where it was."""
-    start = stream.tell()
-    first = stream.read(_DEFLATED_AT_ONCE)
-    stream.seek(start)
-    for wbits in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
-        try:
-            zlib.decompressobj(wbits).decompress(first, _INFLATED_KEPT)
-        except zlib.error:
-            continue
-        return zlib.decompressobj(wbits)
-    raise UnreadableInstance(
-        "the data set is declared deflated but is no deflate stream; send it again in another transfer syntax"
-    )
-
-
-class InflatedStream(RawIOBase):
-    """A deflated data set, inflated as it is read, in bounded memory, for `walk`.
-
-    Goes forward any way, and back only within the last `_INFLATED_KEPT` bytes. Ends after `max_bytes` (of what is
-    inflated), since a few kilobytes can inflate to gigabytes. A damaged stream raises `UnreadableInstance` where the
-    damage is reached.
-    """
-
-    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
-        super().__init__()
-        self._stream = stream
-        self._inflater = _inflater_of(stream)
-        self._left = max_bytes
-        self._kept = bytearray()  # what was inflated last, up to `_end`
-        self._end = self._position = 0
-
-    def tell(self) -> int:
-        """Where the next `read` begins, bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move without inflating yet."""
-        self._position = offset + (self._position if whence else 0)
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """The next `size` bytes, fewer at the end; `size` must be given, and no more than `_INFLATED_KEPT`."""
-        while self._end < self._position + size and self._inflate_more():
-            pass
-        start = self._position - (self._end - len(self._kept))
-        piece = bytes(self._kept[start : start + size]) if start >= 0 else b""
-        self._position += len(piece)
-        return piece
-
-    def _inflate_more(self) -> bool:
-        deflated = self._inflater.unconsumed_tail or self._stream.read(_DEFLATED_AT_ONCE)
-        if self._left <= 0 or self._inflater.eof or not deflated:
-            return False
-        try:
-            plain = self._inflater.decompress(deflated, _INFLATED_KEPT)
-        except zlib.error as error:
-            raise UnreadableInstance(_DAMAGED_DEFLATE) from error
-        self._left -= len(plain)
-        self._end += len(plain)
-        self._kept = (self._kept + plain)[-2 * _INFLATED_KEPT :]
-        return True
+    def _read(self, start: int, length: int) -> bytes:
+        if isinstance(self._source, bytes | memoryview):
+            return bytes(self._source[start : start + length])
+        self._source.seek(start)
+        return self._source.read(length)
 
 
 def walk(
-    stream: BinaryIO,
+    source: bytes | memoryview | BinaryIO,
     encoding: Encoding,
-    wanted: Callable[[int], object],
+    wanted: frozenset[int],
     stop_after: int,
     max_value_bytes: int = MAX_VALUE_BYTES,
     max_sequence_bytes: int = MAX_SEQUENCE_BYTES,
     max_steps: int = MAX_STEPS,
-) -> tuple[dict[int, Element], Element | None]:
-    """The wanted top-level elements with their values, and the first element beyond `stop_after`.
+) -> tuple[dict[int, Element], Place | None]:
+    """The wanted top-level elements, and where the first one beyond `stop_after` is.
 
-    Values longer than `max_value_bytes` are cut; a sequence of undefined length is kept whole or, beyond
-    `max_sequence_bytes`, not at all. The second result is
-    None when the data set ended first.
+    Left out are values longer than `max_value_bytes`, sequences longer than `max_sequence_bytes`, and a value that
+    the end of the data set cuts off. The second result is None when the data set ended first. A stream is read from
+    where it is, and left anywhere; places count from its start.
 
     Raises
     ------
     UnreadableInstance
-        Sequences nested deeper than MAX_DEPTH, or more than `max_steps` element and item headers.
+        Sequences nested deeper than MAX_DEPTH, or more than `max_steps` element headers, or as many within sequences.
     """
     elements: dict[int, Element] = {}
-    read, seek = stream.read, stream.seek
-    order = "<" if encoding.little else ">"
-    unpack, unpack_length = struct.Struct(order + "HHI").unpack, struct.Struct(order + "I").unpack
-    low, high = (6, 7) if encoding.little else (7, 6)
-    implicit = encoding.implicit
-    steps = max_steps
-    # Declared implicit but written explicit (and the reverse) is a common slip: the first element shows it.
-    if implicit:
-        head = read(8)
-        seek(-len(head), 1)
-        implicit = not (len(head) == 8 and head[4:6] in SHORT_VRS and head[0] in (2, 8))
-
-    while len(head := read(8)) == 8:
-        group, number, length = unpack(head)
-        tag = group << 16 | number
-        header_bytes = 8
-        vr = b"" if implicit else head[4:6]
-        if vr:
-            if vr in SHORT_VRS:
-                length = head[low] | head[high] << 8
-            elif vr in LONG_VRS or (vr.isalpha() and vr.isupper() and head[6:8] == b"\0\0"):
-                rest = read(4)
-                if len(rest) < 4:
-                    break
-                length = unpack_length(rest)[0]
-                header_bytes = 12
-            elif vr.isalpha() and vr.isupper():
-                length = head[low] | head[high] << 8
-            else:
-                vr = b""  # written implicit inside an explicit data set
-        if tag > stop_after:
-            value_start = stream.tell()
-            return elements, Element(tag, vr, value_start - header_bytes, value_start, length, b"")
-        if length == UNDEFINED:
-            value_start = stream.tell()
-            steps = _skip_undefined(stream, encoding, implicit or vr == b"UN", steps)
-            if steps <= 0:
-                raise UnreadableInstance(_too_many(max_steps))
-            if wanted(tag):
-                end = stream.tell()
-                value = b""
-                if end - value_start <= max_sequence_bytes:
-                    seek(value_start)
-                    value = read(end - value_start)
-                    seek(end)
-                elements[tag] = Element(tag, vr, value_start - header_bytes, value_start, length, value)
-        elif wanted(tag):
-            value_start = stream.tell()
-            most = max_sequence_bytes if vr == b"SQ" or tag in SEQUENCES else max_value_bytes
-            value = read(min(length, most))
-            if length > most:
-                seek(length - most, 1)
-            elements[tag] = Element(tag, vr, value_start - header_bytes, value_start, length, value)
+    window = _Window(source)
+    buffer, last, place = window.buffer, window.last, 0
+    implicit = encoding.implicit and not _begins_explicit(buffer)
+    unpack_start, unpack_explicit, unpack_implicit, _ = _UNPACK[encoding.little]
+    passed = frozenset() if implicit else _passed(wanted, stop_after, encoding.little)
+    header_bytes = SHORT_HEADER_BYTES
+    vr = b""
+    steps_within = max_steps
+    for _ in range(max_steps):
+        if place > last:
+            place = window.move(place)
+            buffer, last = window.buffer, window.last
+            if place + SHORT_HEADER_BYTES > len(buffer):
+                return elements, None
+        start, length = unpack_start(buffer, place)
+        if start in passed:
+            place += length + header_bytes
+            continue
+        value = place + header_bytes
+        if implicit:
+            group, number, length = unpack_implicit(buffer, place)
         else:
-            seek(length, 1)
-        steps -= 1
-        if steps <= 0:
-            raise UnreadableInstance(_too_many(max_steps))
-    return elements, None
-
-
-def _too_many(max_steps: int) -> str:
-    return f"more than {max_steps} elements before the pixels; send the instance with a smaller header"
+            group, number, vr, length = unpack_explicit(buffer, place)
+            if vr not in SHORT_VRS:
+                vr, value, length = _other_form(buffer, place, encoding, vr, length)
+                if value > len(buffer):
+                    return elements, None
+        tag = group << 16 | number
+        if tag > stop_after:
+            return elements, Place(tag, vr, window.base + place, window.base + value, length)
+        if length == UNDEFINED:
+            header, begin = buffer[place:value], window.base + value
+            place, steps_within = _skip_undefined(window, value, encoding, implicit, steps_within)
+            if steps_within <= 0:
+                break
+            if tag in wanted:
+                length = window.base + place - begin
+                content = window.read(place - length, length) if length <= max_sequence_bytes else b""
+                if len(content) == length:
+                    elements[tag] = header, content
+            buffer, last = window.buffer, window.last
+            continue
+        end = value + length
+        if tag in wanted and (
+            length <= max_value_bytes or (length <= max_sequence_bytes and (vr == b"SQ" or tag in SEQUENCES))
+        ):
+            content = buffer[value:end] if end <= len(buffer) else window.read(value, length)
+            if len(content) < length:
+                return elements, None
+            elements[tag] = buffer[place:value], content
+        place = end
+    raise UnreadableInstance(
+        f"more than {max_steps} elements before the pixels; send the instance with a smaller header"
+    )
 
 
 # Sequences that are read whole, for implicit VR, where the VR does not say that they are sequences.
 SEQUENCES: Container[int] = frozenset({0x00180012, 0x52009229, 0x52009230, 0x00651051})
 
 
-def _skip_undefined(stream: BinaryIO, encoding: Encoding, implicit: bool, steps: int) -> int:
-    """Step behind the delimiter of an undefined-length value; the steps that are left, 0 where they do not suffice.
+@lru_cache(maxsize=16)
+def _passed(wanted: frozenset[int], stop_after: int, little: bool) -> frozenset[bytes]:
+    """Tag and VR, as written, of the standard's elements that a walk steps over most often: it need not look closer.
+
+    Most are of these. Private elements, sequences and all that has a 32-bit length take the long way.
+    """
+    order: Literal["little", "big"] = "little" if little else "big"
+    return frozenset(
+        (tag >> 16).to_bytes(2, order) + (tag & 0xFFFF).to_bytes(2, order) + vr
+        for tag, entry in DicomDictionary.items()
+        if tag <= stop_after and tag not in wanted
+        for vr in (entry[0][:2].encode("ascii"),)
+        if vr in SHORT_VRS
+    )
+
+
+def _begins_explicit(buffer: bytes) -> bool:
+    """Declared implicit but written explicit (the reverse is seen in each element) is a common slip: the first
+    element shows it."""
+    return len(buffer) >= SHORT_HEADER_BYTES and buffer[4:6] in SHORT_VRS and buffer[0] in (2, 8)
+
+
+def _other_form(buffer: bytes, place: int, encoding: Encoding, vr: bytes, length: int) -> tuple[bytes, int, int]:
+    """VR, place of the value and its length, of an explicit element whose VR is not one of 16-bit lengths.
+
+    PS3.5 7.1.2 says that VRs yet to come have 32-bit lengths, and reserved bytes of zero before them. Elements
+    written implicit inside an explicit data set are seen too: they have no VR.
+    """
+    unpack_length = _UNPACK[encoding.little][3]
+    if vr in LONG_VRS or (length == 0 and _is_vr(vr)):
+        value = place + LONG_HEADER_BYTES
+        is_there = value <= len(buffer)
+        return vr, value, unpack_length(buffer, place + 8)[0] if is_there else 0
+    if _is_vr(vr):
+        return vr, place + SHORT_HEADER_BYTES, length
+    return b"", place + SHORT_HEADER_BYTES, unpack_length(buffer, place + 4)[0]
+
+
+def _is_vr(vr: bytes) -> bool:
+    return vr.isalpha() and vr.isupper()
+
+
+def _skip_undefined(window: _Window, place: int, encoding: Encoding, implicit: bool, steps: int) -> tuple[int, int]:
+    """The place behind the delimiter of an undefined-length value, and the steps left, 0 where they do not suffice.
 
     Iterative, so that no nesting can exhaust the interpreter's stack. UN of undefined length is implicit VR
     little endian inside (PS3.5 6.2.2); a known VR code in its place is believed more.
     """
-    read, seek = stream.read, stream.seek
-    order = "<" if encoding.little else ">"
-    unpack, unpack_length = struct.Struct(order + "HHI").unpack, struct.Struct(order + "I").unpack
+    _, _, unpack, unpack_length = _UNPACK[encoding.little]
     low, high = (6, 7) if encoding.little else (7, 6)
-    really_implicit = encoding.implicit and implicit
-    stack = ["sequence"]
-    while stack:
-        head = read(8)
-        if len(head) < 8:
-            return steps  # cut off: the walk ends at the end of the bytes
+    buffer, last = window.buffer, window.last
+    in_item = [False]  # for each value that is open: whether its next header is that of an element, or of an item
+    while in_item:
+        if place > last:
+            place = window.move(place)
+            buffer, last = window.buffer, window.last
+            if place + SHORT_HEADER_BYTES > len(buffer):
+                return place, steps  # cut off: the walk ends at the end of the bytes
         steps -= 1
         if steps <= 0:
-            return 0
-        group, number, length = unpack(head)
+            return place, 0
+        group, number, length = unpack(buffer, place)
         tag = group << 16 | number
-        if stack[-1] == "sequence":
+        value = place + SHORT_HEADER_BYTES
+        if not in_item[-1]:
             if tag == SEQUENCE_DELIMITATION:
-                stack.pop()
-            elif tag == ITEM and length == UNDEFINED:
-                stack.append("item")
-            elif tag == ITEM:
-                seek(length, 1)
-            else:
+                in_item.pop()
+                length = 0
+            elif tag != ITEM:
                 found = f"({group:04X},{number:04X})"
                 raise UnreadableInstance(f"a sequence holds {found} where an item belongs; write the instance again")
+            elif length == UNDEFINED:
+                in_item.append(True)
+                length = 0
         elif tag == ITEM_DELIMITATION:
-            stack.pop()
+            in_item.pop()
+            length = 0
         else:
-            vr = head[4:6]
-            if not really_implicit:
+            if not implicit:
+                vr = buffer[place + 4 : place + 6]
                 if vr in SHORT_VRS:
-                    length = head[low] | head[high] << 8
+                    length = buffer[place + low] | buffer[place + high] << 8
                 elif vr in LONG_VRS:
-                    rest = read(4)
-                    if len(rest) < 4:
-                        return steps
-                    length = unpack_length(rest)[0]
+                    value = place + LONG_HEADER_BYTES
+                    if value > len(buffer):
+                        return len(buffer), steps
+                    length = unpack_length(buffer, place + 8)[0]
             if length == UNDEFINED:
-                stack.append("sequence")
-                if len(stack) > 2 * MAX_DEPTH:
+                in_item.append(False)
+                length = 0
+                if len(in_item) > 2 * MAX_DEPTH:
                     raise UnreadableInstance(
                         f"sequences nested deeper than {MAX_DEPTH}; send the instance without them"
                     )
-            else:
-                seek(length, 1)
-    return steps
+        place = value + length
+    return place, steps
 
 
-def excerpt(stream: BinaryIO, elements: dict[int, Element], encoding: Encoding) -> Dataset:
+def excerpt(elements: dict[int, Element], encoding: Encoding) -> Dataset:
     """The found elements as a pydicom data set with raw, unconverted values.
 
     Raises
@@ -338,99 +318,10 @@ def excerpt(stream: BinaryIO, elements: dict[int, Element], encoding: Encoding) 
     UnreadableInstance
         A sequence among them is damaged.
     """
-    parts = []
-    for element in elements.values():
-        if element.length != UNDEFINED and len(element.value) < element.length:
-            continue  # cut: a value this long is none of those that anybody looks for
-        stream.seek(element.start)
-        parts.append(stream.read(element.value_start - element.start))
-        parts.append(element.value)
+    encoded = b"".join(part for element in elements.values() for part in element)
     try:
-        return read_dataset(BytesIO(b"".join(parts)), encoding.implicit, encoding.little)
+        return read_dataset(BytesIO(encoded), encoding.implicit, encoding.little)
     except DAMAGE_IN_MEMORY as error:
         raise UnreadableInstance(
             f"an element of the header is damaged ({type(error).__name__}); write the instance again"
         ) from error
-
-
-_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
-
-
-def raw_text(ds: Dataset, tag: int) -> str | None:
-    """An element's value as written, values joined by a backslash; "" when empty, None when absent.
-
-    Never converts text to numbers: "1,5" and "nan" come back as they are. Binary numbers are printed
-    shortest.
-    """
-    try:
-        element = ds.get_item(tag)
-    except KeyError:
-        return None
-    if element is None:
-        return None
-    value = element.value
-    if isinstance(element, RawDataElement) and isinstance(value, bytes):
-        return _raw_bytes_text(ds, element, value)
-    if value is None:
-        return ""
-    values = value if isinstance(value, MultiValue | list | tuple) else [value]
-    return "\\".join(str(getattr(one, "original_string", one)).strip() for one in values)
-
-
-def _raw_bytes_text(ds: Dataset, element: RawDataElement, value: bytes) -> str:
-    vr = element.VR
-    if vr in (None, "UN"):
-        try:
-            vr = dictionary_VR(element.tag)
-        except KeyError:
-            vr = "UN"
-    code = _BINARY.get(str(vr))
-    if code is None:
-        character_set = b""
-        if not value.isascii() and 0x00080005 in ds:
-            found = ds.get_item(0x00080005)
-            character_set = found.value if found is not None and isinstance(found.value, bytes) else b""
-        return "\\".join(part.strip() for part in decode_text(value, character_set).split("\\"))
-    size = struct.calcsize(code)
-    if len(value) % size:
-        return decode_text(value)
-    order = "<" if element.is_little_endian else ">"
-    numbers = struct.unpack(f"{order}{len(value) // size}{code}", value)
-    return "\\".join(f"{number:.12g}" for number in numbers)
-
-
-def items(ds: Dataset, tag: int) -> list[Dataset]:
-    """The items of a sequence; none where it is absent, empty or damaged."""
-    try:
-        value = ds[tag].value if tag in ds else None
-    except DAMAGE_IN_MEMORY:
-        return []
-    return list(value) if isinstance(value, DicomSequence) else []
-
-
-_DELIMITERS = {0x5C, 0x5E, 0x3D}  # backslash, caret, equals: they end an escape (PS3.5 6.1.2.5.3)
-
-
-@lru_cache(maxsize=64)
-def _encodings(specific_character_set: bytes) -> list[str]:
-    """Python's names for Specific Character Set (0008,0005)."""
-    text = specific_character_set.decode("ascii", "replace").strip(" \0")
-    terms = [term.strip() for term in text.split("\\")]
-    try:
-        return list(charset.convert_encodings(terms if len(terms) > 1 else terms[0]))
-    except DAMAGE:
-        return ["iso8859"]
-
-
-def decode_text(value: bytes, specific_character_set: bytes = b"") -> str:
-    """Text of an element: decoded, NUL and lone surrogates replaced, ends stripped; never an error."""
-    if value.isascii() and b"\x1b" not in value:
-        text = value.decode("ascii")
-    else:
-        try:
-            text = charset.decode_bytes(value, _encodings(specific_character_set), _DELIMITERS)
-        except DAMAGE:
-            text = value.decode("latin-1")
-        # Any of Python's codecs may be named, some of which make lone surrogates: nobody can encode or store those.
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace("\0", " ").strip()

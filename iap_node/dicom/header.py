@@ -23,6 +23,7 @@ from iap_node.dicom.parameters import (
     canonical_number,
 )
 from iap_node.dicom.part10 import open_data_set
+from iap_node.dicom.values import items, raw_text
 from iap_node.errors import UnreadablePixels
 from iap_node.records import HeaderValue, SeriesHeader
 
@@ -51,6 +52,7 @@ _WANTED = frozenset(
         0x00080005, 0x00080008, 0x00080016, 0x00080018, 0x00180012, 0x00280008, 0x00280010, 0x00280011,
         SHARED_GROUPS, PER_FRAME_GROUPS, *(tag[0] << 16 | tag[1] for tag in (p.tag for p in PARAMETERS)),
     }
+    | mosaic.PRIVATE_TAGS
 )  # fmt: skip
 _MAX_INFLATED_HEADER = 512 * 1024**2
 _MAX_PRIVATE_BYTES = 1024**2  # a CSA image header has some 12 kB
@@ -83,14 +85,8 @@ def read_header_dataset(file: InstanceFile) -> Dataset:
     """
     with open_data_set(file, _MAX_INFLATED_HEADER) as (stream, transfer_syntax_uid):
         encoding = el.encoding_of(transfer_syntax_uid)
-        found, _ = el.walk(
-            stream,
-            encoding,
-            lambda tag: tag in _WANTED or mosaic.wanted_private(tag),
-            PER_FRAME_GROUPS,
-            _MAX_PRIVATE_BYTES,
-        )
-        return el.excerpt(stream, found, encoding)
+        found, _ = el.walk(stream, encoding, _WANTED, PER_FRAME_GROUPS, _MAX_PRIVATE_BYTES)
+        return el.excerpt(found, encoding)
 
 
 def read_series_header(datasets: Sequence[Dataset]) -> SeriesHeader:
@@ -127,7 +123,7 @@ def _instance_readings(parameter: AcquisitionParameter, ds: Dataset) -> list[_Re
         if not raws:
             raws = [raw for sequence in _UNASSIGNED for raw in _in_groups(ds, sequence, tag)]
     if not raws:
-        raw = el.raw_text(ds, tag)
+        raw = raw_text(ds, tag)
         raws = [raw] if raw is not None else []
     if parameter.keyword == "FieldOfView":
         return [_field_of_view(ds, raw) for raw in raws]
@@ -141,15 +137,15 @@ def _reading(parameter: AcquisitionParameter, raw: str) -> _Reading:
 
 def _groups(ds: Dataset) -> list[Dataset]:
     """The functional groups of an enhanced instance: shared first, then one item per frame."""
-    return [*el.items(ds, SHARED_GROUPS)[:1], *el.items(ds, PER_FRAME_GROUPS)]
+    return [*items(ds, SHARED_GROUPS)[:1], *items(ds, PER_FRAME_GROUPS)]
 
 
 def _in_groups(ds: Dataset, sequence: int, tag: int) -> list[str]:
     """The distinct raw values of one element over shared and per-frame functional groups."""
     distinct: dict[str, None] = {}
     for group in _groups(ds):
-        for item in el.items(group, sequence)[:1]:
-            raw = el.raw_text(item, tag)
+        for item in items(group, sequence)[:1]:
+            raw = raw_text(item, tag)
             if raw is not None:
                 distinct[raw] = None
     return list(distinct)
@@ -159,9 +155,9 @@ def _matrix_steps(ds: Dataset) -> list[tuple[str, str]]:
     """MR Acquisition Frequency Encoding Steps and Phase Encoding Steps in Plane, distinct pairs."""
     distinct: dict[tuple[str, str], None] = {}
     for group in _groups(ds):
-        for item in el.items(group, _FREQUENCY_STEPS[0])[:1]:
-            frequency = el.raw_text(item, _FREQUENCY_STEPS[1])
-            phase = el.raw_text(item, _PHASE_STEPS[1])
+        for item in items(group, _FREQUENCY_STEPS[0])[:1]:
+            frequency = raw_text(item, _FREQUENCY_STEPS[1])
+            phase = raw_text(item, _PHASE_STEPS[1])
             if frequency is not None or phase is not None:
                 distinct[(frequency or "", phase or "")] = None
     return list(distinct)
@@ -176,9 +172,9 @@ def _matrix(frequency: str, phase: str) -> _Reading:
 
 
 def _contrast_agent(ds: Dataset, tag: int) -> _Reading:
-    raw = el.raw_text(ds, tag)
+    raw = raw_text(ds, tag)
     if raw is None and _CONTRAST_SEQUENCE in ds:
-        agents = [el.raw_text(item, _CODE_MEANING) or "" for item in el.items(ds, _CONTRAST_SEQUENCE)]
+        agents = [raw_text(item, _CODE_MEANING) or "" for item in items(ds, _CONTRAST_SEQUENCE)]
         raw = "\\".join(agent for agent in agents if agent.strip())
     return _Reading(raw or "", canonical_contrast_agent(raw))
 
@@ -193,7 +189,7 @@ def _field_of_view(ds: Dataset, pixel_spacing: str) -> _Reading:
         grid = mosaic.tile_grid(ds)
     except UnreadablePixels as error:
         return _Reading(pixel_spacing, None, str(error))
-    rows = float(grid.tile_rows) if grid else canonical_number(el.raw_text(ds, mosaic.ROWS) or "")
+    rows = float(grid.tile_rows) if grid else canonical_number(raw_text(ds, mosaic.ROWS) or "")
     if not rows or spacing[0] is None:
         return _Reading(pixel_spacing, None, "Rows (0028,0010) is not a positive number")
     return _Reading(f"{rows:g} x {pixel_spacing.split(chr(92))[0].strip()}", round(rows * spacing[0], 6))

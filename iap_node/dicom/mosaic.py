@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from iap_node.dicom.elements import raw_text
 from iap_node.dicom.parameters import canonical_number
+from iap_node.dicom.values import raw_text
 from iap_node.errors import UnreadablePixels
 
 IMAGE_TYPE = 0x00080008
@@ -25,6 +25,13 @@ _SIEMENS = (0x0019, "SIEMENS MR HEADER", 0x0A)
 _CSA = (0x0029, "SIEMENS CSA HEADER", 0x10)
 _UIH = (0x0065, "Image Private Header", 0x50)
 MAX_TILES = 4096  # in one sheet; real sheets hold up to some hundred
+# What may be needed to place tiles: creators and counts of the three blocks.
+PRIVATE_TAGS = frozenset(
+    group << 16 | number
+    for group, _, last in (_SIEMENS, _CSA, _UIH)
+    for block in range(0x10, 0x100)
+    for number in (block, block << 8 | last)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +43,6 @@ class TileGrid:
     grid_columns: int
     tile_rows: int  # pixels
     tile_columns: int  # pixels
-
-
-def wanted_private(tag: int) -> bool:
-    """Whether a private element may be needed to place tiles: creators and counts of the three blocks."""
-    group, number = tag >> 16, tag & 0xFFFF
-    return any(group == g and (0x10 <= number <= 0xFF or number & 0xFF == last) for g, _, last in _BLOCKS)
-
-
-_BLOCKS = (_SIEMENS, _CSA, _UIH)
 
 
 def tile_grid(ds: Dataset) -> TileGrid | None:

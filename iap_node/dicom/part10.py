@@ -10,12 +10,15 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from iap_node.dicom import elements as el
-from iap_node.dicom.elements import Element, Encoding
+from iap_node.dicom.deflated import InflatedStream, inflate
+from iap_node.dicom.elements import Element, Encoding, Place
 from iap_node.dicom.file_slice import InstanceFile
+from iap_node.dicom.values import decode_text
 from iap_node.errors import UnreadableInstance
 from iap_node.records import InstanceHeader
 
@@ -23,16 +26,25 @@ from iap_node.records import InstanceHeader
 IMPLEMENTATION_CLASS_UID = "2.25.215016304233562365492635565904641694031"
 IMPLEMENTATION_VERSION_NAME = "IAP_NODE_01"
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
+_UID = re.compile(r"[0-9]++(?:\.[0-9]++)*+", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,10}", re.ASCII)
 _DATE = re.compile(r"([0-9]{4})[.]?([0-9]{2})[.]?([0-9]{2})", re.ASCII)
 _INT32 = 2**31
 
 _SPECIFIC_CHARACTER_SET = 0x00080005
-_SOP_CLASS_UID = 0x00080016
-_SOP_INSTANCE_UID = 0x00080018
-_STUDY_INSTANCE_UID = 0x0020000D
-_SERIES_INSTANCE_UID = 0x0020000E
+
+
+class _Uid(NamedTuple):
+    name: str
+    field: str  # of InstanceHeader
+
+
+_UIDS = {  # in the order in which they are asked for
+    0x00080018: _Uid("SOP Instance UID (0008,0018)", "sop_instance_uid"),
+    0x00080016: _Uid("SOP Class UID (0008,0016)", "sop_class_uid"),
+    0x0020000D: _Uid("Study Instance UID (0020,000D)", "study_instance_uid"),
+    0x0020000E: _Uid("Series Instance UID (0020,000E)", "series_instance_uid"),
+}
 _TEXTS = {
     0x00100020: "patient_id",
     0x00100021: "issuer_of_patient_id",
@@ -53,12 +65,7 @@ _INTEGER_STRINGS = {
     0x00280008: "number_of_frames",
 }
 _UNSIGNED_SHORTS = {0x00280010: "rows", 0x00280011: "columns"}
-_WANTED = frozenset(
-    {
-        _SPECIFIC_CHARACTER_SET, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID,
-        _STUDY_DATE, *_TEXTS, *_INTEGER_STRINGS, *_UNSIGNED_SHORTS,
-    }
-)  # fmt: skip
+_WANTED = frozenset({_SPECIFIC_CHARACTER_SET, _STUDY_DATE, *_UIDS, *_TEXTS, *_INTEGER_STRINGS, *_UNSIGNED_SHORTS})
 _LAST = max(_WANTED)
 
 _TRANSFER_SYNTAX_UID = 0x00020010
@@ -115,11 +122,12 @@ def _meta_element(number: int, vr: bytes, value: str) -> bytes:
     return struct.pack("<HH2sH", 2, number, vr, len(encoded)) + encoded
 
 
-def scan_instance_header(dataset: bytes | BinaryIO, transfer_syntax_uid: str) -> InstanceHeader:
+def scan_instance_header(dataset: bytes | memoryview | BinaryIO, transfer_syntax_uid: str) -> InstanceHeader:
     """The header of an encoded data set without file meta, as a C-STORE delivers it.
 
-    Reads no further than Columns (0028,0011) and decodes 24 elements. A seekable stream at the start of the data set
-    serves as well as its bytes: what is not wanted is stepped over, so that memory does not grow with the instance.
+    Reads no further than Columns (0028,0011) and decodes 24 elements. It stands between an instance and its
+    acknowledgement: nothing but these is copied (of a deflated data set in memory, all is). A seekable stream at the
+    start of the data set serves as well, whose reads are short at its end only: what is not wanted is stepped over.
 
     Raises
     ------
@@ -130,56 +138,66 @@ def scan_instance_header(dataset: bytes | BinaryIO, transfer_syntax_uid: str) ->
         raise UnreadableInstance(
             f"Transfer Syntax UID {transfer_syntax_uid[:64]!r} is not a UID; correct it at the sender"
         )
-    stream = BytesIO(dataset) if isinstance(dataset, bytes) else dataset
     encoding = el.encoding_of(transfer_syntax_uid)
     if transfer_syntax_uid in el.DEFLATED:
-        stream = cast(BinaryIO, el.InflatedStream(stream, _DEFLATED_HEADER_LIMIT))
-        encoding = _META_ENCODING
+        deflated = BytesIO(dataset) if isinstance(dataset, bytes | memoryview) else dataset
+        dataset = cast(BinaryIO, InflatedStream(deflated, _DEFLATED_HEADER_LIMIT))
     # None of the wanted elements is a sequence; whoever says so must not fill the memory with it.
     found, _ = el.walk(
-        stream, encoding, _WANTED.__contains__, _LAST,
-        max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS,
-    )  # fmt: skip
+        dataset, encoding, _WANTED, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS
+    )
     return _header(found, encoding, transfer_syntax_uid)
 
 
+def scan_first_bytes(head: bytes, transfer_syntax_uid: str) -> InstanceHeader | None:
+    """As `scan_instance_header`, of the first bytes of a data set; None where they may not hold all that is wanted.
+
+    Raises
+    ------
+    UnreadableInstance
+        See there.
+    """
+    if transfer_syntax_uid in el.DEFLATED:
+        return None
+    encoding = el.encoding_of(transfer_syntax_uid)
+    found, beyond = el.walk(
+        head, encoding, _WANTED, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS
+    )
+    return None if beyond is None else _header(found, encoding, transfer_syntax_uid)
+
+
 def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: str) -> InstanceHeader:
-    """The found elements as a record; text decoded, numbers None when they are none."""
-    values = {tag: element.value for tag, element in found.items()}
-    uids: dict[int, str] = {}
-    for name, tag in (
-        ("SOP Instance UID (0008,0018)", _SOP_INSTANCE_UID),
-        ("SOP Class UID (0008,0016)", _SOP_CLASS_UID),
-        ("Study Instance UID (0020,000D)", _STUDY_INSTANCE_UID),
-        ("Series Instance UID (0020,000E)", _SERIES_INSTANCE_UID),
-    ):
-        uid = values.get(tag, b"").decode("latin-1").strip(" \0")
+    """What was found as a record; text decoded, numbers None when they are none."""
+    fields: dict[str, Any] = {"transfer_syntax_uid": transfer_syntax_uid}
+    character_set = found[_SPECIFIC_CHARACTER_SET][1] if _SPECIFIC_CHARACTER_SET in found else b""
+    for tag, (_, value) in found.items():
+        if tag in _TEXTS:
+            fields[_TEXTS[tag]] = _text(value, character_set)
+        elif tag in _UIDS:
+            fields[_UIDS[tag].field] = value.decode("latin-1").strip(" \0")
+        elif tag in _INTEGER_STRINGS:
+            fields[_INTEGER_STRINGS[tag]] = _integer_string(value)
+        elif tag in _UNSIGNED_SHORTS:
+            fields[_UNSIGNED_SHORTS[tag]] = _unsigned_short(value, encoding.little)
+        elif tag == _STUDY_DATE:
+            fields["study_date"] = _date(value)
+    for name, field in _UIDS.values():
+        uid = fields.get(field, "")
         if not is_safe_uid(uid):
-            whose = f" of instance {uids[_SOP_INSTANCE_UID]}" if _SOP_INSTANCE_UID in uids else ""
+            whose = f" of instance {fields['sop_instance_uid']}" if field != "sop_instance_uid" else ""
             what = "is absent" if not uid else f"is not a UID: {uid[:64]!r}"
             raise UnreadableInstance(f"{name}{whose} {what}; correct it at the sender and send it again")
-        uids[tag] = uid
+    return InstanceHeader(**fields)
 
-    character_set = values.get(_SPECIFIC_CHARACTER_SET, b"")
-    texts = {name: el.decode_text(values.get(tag, b""), character_set) for tag, name in _TEXTS.items()}
-    date = _DATE.fullmatch(values.get(_STUDY_DATE, b"").decode("latin-1").strip(" \0"))
-    order = "<" if encoding.little else ">"
-    integers = {name: _integer_string(values.get(tag, b"")) for tag, name in _INTEGER_STRINGS.items()}
-    shorts = {name: _unsigned_short(values.get(tag, b""), order) for tag, name in _UNSIGNED_SHORTS.items()}
-    return InstanceHeader(
-        sop_class_uid=uids[_SOP_CLASS_UID],
-        sop_instance_uid=uids[_SOP_INSTANCE_UID],
-        study_instance_uid=uids[_STUDY_INSTANCE_UID],
-        series_instance_uid=uids[_SERIES_INSTANCE_UID],
-        transfer_syntax_uid=transfer_syntax_uid,
-        study_date="".join(date.groups()) if date else "",  # `***` and the like are no date
-        series_number=integers["series_number"],
-        instance_number=integers["instance_number"],
-        number_of_frames=integers["number_of_frames"],
-        rows=shorts["rows"],
-        columns=shorts["columns"],
-        **texts,
-    )
+
+# The texts of an instance are mostly those of the one before it.
+_text = lru_cache(maxsize=256)(decode_text)
+
+
+def _date(value: bytes) -> str:
+    """YYYYMMDD; `***` and the like are no date."""
+    date = _DATE.fullmatch(value.decode("latin-1").strip(" \0"))
+    return "".join(date.groups()) if date else ""
 
 
 def _integer_string(value: bytes) -> int | None:
@@ -190,8 +208,8 @@ def _integer_string(value: bytes) -> int | None:
     return number if -_INT32 <= number < _INT32 else None
 
 
-def _unsigned_short(value: bytes, order: str) -> int | None:
-    return int(struct.unpack(order + "H", value)[0]) if len(value) == 2 else None
+def _unsigned_short(value: bytes, is_little_endian: bool) -> int | None:
+    return int.from_bytes(value, "little" if is_little_endian else "big") if len(value) == 2 else None
 
 
 def read_instance_header(file: InstanceFile) -> InstanceHeader:
@@ -236,7 +254,7 @@ def open_data_set(file: InstanceFile, max_inflated_bytes: int) -> Iterator[tuple
         if transfer_syntax_uid not in el.DEFLATED:
             yield stream, transfer_syntax_uid
             return
-        plain, complete = el.inflate(stream, max_inflated_bytes)
+        plain, complete = inflate(stream, max_inflated_bytes)
     if not complete and len(plain) >= max_inflated_bytes:
         raise UnreadableInstance(
             f"it inflates to more than {max_inflated_bytes} bytes; raise max_bytes_per_instance to read it"
@@ -276,7 +294,7 @@ def read_file_meta(stream: BinaryIO) -> str:
     if head[:8] == b"\x02\0\0\0UL\x04\0":
         # The group length is the only thing that says where file meta ends before a deflated data set.
         group = stream.read(min(int.from_bytes(head[8:12], "little"), _MAX_FILE_META_BYTES))
-        found, _ = _walk_file_meta(BytesIO(group))
+        found, _ = _walk_file_meta(group)
         following = stream.read(2)
         stream.seek(-len(following), 1)
         if following == b"\x02\0":
@@ -287,7 +305,7 @@ def read_file_meta(stream: BinaryIO) -> str:
         stream.seek(end.start if end is not None else start)
     if _TRANSFER_SYNTAX_UID not in found:
         return _guess_transfer_syntax(stream)
-    uid = found[_TRANSFER_SYNTAX_UID].value.decode("latin-1").strip(" \0")
+    uid = found[_TRANSFER_SYNTAX_UID][1].decode("latin-1").strip(" \0")
     if not is_safe_uid(uid):
         raise UnreadableInstance(f"Transfer Syntax UID {uid[:64]!r} is not a UID; write the file again")
     return uid
@@ -304,13 +322,12 @@ def read_source_ae_title(file: InstanceFile) -> str:
     with file.open("rb") as stream:
         stream.seek(132)
         found, _ = _walk_file_meta(stream)
-    title = found.get(_SOURCE_AE_TITLE)
-    return "" if title is None else title.value.decode("latin-1").strip(" \0")
+    return found[_SOURCE_AE_TITLE][1].decode("latin-1").strip(" \0") if _SOURCE_AE_TITLE in found else ""
 
 
-def _walk_file_meta(stream: BinaryIO) -> tuple[dict[int, Element], Element | None]:
+def _walk_file_meta(source: bytes | BinaryIO) -> tuple[dict[int, Element], Place | None]:
     return el.walk(
-        stream, _META_ENCODING, {_TRANSFER_SYNTAX_UID, _SOURCE_AE_TITLE}.__contains__, _END_OF_FILE_META,
+        source, _META_ENCODING, frozenset({_TRANSFER_SYNTAX_UID, _SOURCE_AE_TITLE}), _END_OF_FILE_META,
         max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS,
     )  # fmt: skip
 

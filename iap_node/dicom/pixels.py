@@ -27,6 +27,7 @@ from iap_node.dicom.header import PER_FRAME_GROUPS, SHARED_GROUPS
 from iap_node.dicom.mosaic import TileGrid, tile_grid
 from iap_node.dicom.parameters import canonical_number
 from iap_node.dicom.part10 import open_data_set
+from iap_node.dicom.values import items, raw_text
 from iap_node.errors import UnreadableInstance, UnreadablePixels
 
 Slice = npt.NDArray[np.float32]
@@ -56,6 +57,7 @@ _WANTED = frozenset(
         _BITS_STORED, _HIGH_BIT, _PIXEL_REPRESENTATION, _RESCALE_INTERCEPT, _RESCALE_SLOPE, SHARED_GROUPS,
         PER_FRAME_GROUPS,
     }
+    | mosaic.PRIVATE_TAGS
 )  # fmt: skip
 _MAX_PRIVATE_BYTES = 1024**2
 _HEADER_ALLOWANCE = 64 * 1024**2  # header of a deflated data set, beside its pixels
@@ -192,20 +194,14 @@ def _read_layout(file: InstanceFile, max_pixels_per_slice: int, max_bytes_per_in
     """How the pixels of one instance are stored, checked against the limits; nothing is decoded."""
     with open_data_set(file, max_bytes_per_instance + _HEADER_ALLOWANCE) as (stream, transfer_syntax_uid):
         encoding = el.encoding_of(transfer_syntax_uid)
-        found, pixel_data = el.walk(
-            stream,
-            encoding,
-            lambda tag: tag in _WANTED or mosaic.wanted_private(tag),
-            _BEFORE_PIXEL_DATA,
-            _MAX_PRIVATE_BYTES,
-        )
-        ds = el.excerpt(stream, found, encoding)
+        found, pixel_data = el.walk(stream, encoding, _WANTED, _BEFORE_PIXEL_DATA, _MAX_PRIVATE_BYTES)
+        ds = el.excerpt(found, encoding)
         bytes_there = stream.seek(0, os.SEEK_END) - pixel_data.value_start if pixel_data is not None else 0
     if pixel_data is None or pixel_data.tag != _PIXEL_DATA:
         kind = "no pixels" if pixel_data is None or pixel_data.tag > _PIXEL_DATA else "floating point pixels"
         raise UnreadablePixels(f"it holds {kind}; only integer Pixel Data (7FE0,0010) can be read")
 
-    photometric = (el.raw_text(ds, _PHOTOMETRIC_INTERPRETATION) or "").upper()
+    photometric = (raw_text(ds, _PHOTOMETRIC_INTERPRETATION) or "").upper()
     samples = _integer(ds, _SAMPLES_PER_PIXEL, 1)
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnreadablePixels(f"a colour image ({photometric or 'unknown'}, {samples} samples per pixel)")
@@ -237,7 +233,7 @@ def _read_layout(file: InstanceFile, max_pixels_per_slice: int, max_bytes_per_in
         raise UnreadablePixels(f"cut off: {bytes_there} of {n_bytes} bytes of pixels; send it again")
     if not encapsulated and transfer_syntax_uid in codestreams.COMPRESSED:
         raise UnreadablePixels(f"native pixels under the compressed transfer syntax {transfer_syntax_uid}")
-    number = canonical_number(el.raw_text(ds, _INSTANCE_NUMBER) or "")
+    number = canonical_number(raw_text(ds, _INSTANCE_NUMBER) or "")
     return _Layout(
         file=file,
         transfer_syntax_uid=transfer_syntax_uid,
@@ -261,7 +257,7 @@ def _read_layout(file: InstanceFile, max_pixels_per_slice: int, max_bytes_per_in
 
 def _integer(ds: Dataset, tag: int, default: int) -> int:
     """A whole number, `default` where the element is absent or empty, -1 where it is no whole number."""
-    text = el.raw_text(ds, tag)
+    text = raw_text(ds, tag)
     if not text:
         return default
     number = canonical_number(text)
@@ -270,8 +266,8 @@ def _integer(ds: Dataset, tag: int, default: int) -> int:
 
 def _planes(ds: Dataset, frames: int) -> tuple[_Plane, ...]:
     """Position, orientation and rescale of every frame: per-frame groups, else shared, else the top level."""
-    shared = el.items(ds, SHARED_GROUPS)[:1]
-    per_frame = el.items(ds, PER_FRAME_GROUPS)
+    shared = items(ds, SHARED_GROUPS)[:1]
+    per_frame = items(ds, PER_FRAME_GROUPS)
     if not shared and not per_frame:
         return (_plane([ds]),) * frames
     everywhere = _plane([*shared, ds])
@@ -293,8 +289,8 @@ def _plane(groups: Sequence[Dataset]) -> _Plane:
 def _first(groups: Sequence[Dataset], sequence: int, tag: int, count: int) -> tuple[float, ...]:
     """`count` numbers from the first group that has them, inside `sequence` or beside it; else empty."""
     for group in groups:
-        for item in (*el.items(group, sequence)[:1], group):
-            numbers = [canonical_number(part) for part in (el.raw_text(item, tag) or "").split("\\")]
+        for item in (*items(group, sequence)[:1], group):
+            numbers = [canonical_number(part) for part in (raw_text(item, tag) or "").split("\\")]
             known = tuple(number for number in numbers if number is not None)
             if len(known) == len(numbers) == count:
                 return known

@@ -34,6 +34,8 @@ def read_port(data_dir: Path) -> int | None:
         os.kill(note["pid"], 0)
     except (FileNotFoundError, ProcessLookupError):
         return None
+    except (ValueError, KeyError, TypeError):  # it was not flushed: a power cut may leave an empty file
+        return None
     except PermissionError:  # it runs, as another user
         pass
     return int(note["port"])

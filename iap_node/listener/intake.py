@@ -11,7 +11,7 @@ hears an error.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -106,7 +106,7 @@ class Intake:
             The disk or the database does not work.
         """
         request = Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, source_address)
-        return self._registrar.submit_and_wait(self._keep_whole(dataset, request))
+        return self._registrar.submit_and_tell(self._keep_whole(dataset, request)).outcome()
 
     def accept_whole(
         self,
@@ -166,19 +166,27 @@ class Intake:
         """
         return self._submit(self._keep(reception))
 
-    def adopt(self, received: ReceivedInstance) -> StoreOutcome:
-        """Give an instance whose bytes lie in the spool its row, and wait for it.
+    def adopt(self, received: Sequence[ReceivedInstance]) -> list[StoreOutcome | None]:
+        """Give instances whose bytes lie in the spool their rows, and wait for them.
+
+        Returns
+        -------
+        list[StoreOutcome | None]
+            One per instance; None: it cannot be recorded, and lies in the quarantine.
 
         Raises
         ------
         RetriableError
             The database does not work; the bytes stay where they are.
-        UnreadableInstance
-            It cannot be recorded and lies in the quarantine.
         """
-        return self._registrar.submit_and_wait(
-            Arrival(received, patient_hash(self._patient_key, received.header))
-        )
+        arrivals = [Arrival(one, patient_hash(self._patient_key, one.header)) for one in received]
+        outcomes: list[StoreOutcome | None] = []
+        for ticket in [self._registrar.submit_and_tell(arrival) for arrival in arrivals]:
+            try:
+                outcomes.append(ticket.outcome())
+            except UnreadableInstance:
+                outcomes.append(None)
+        return outcomes
 
     # ------------------------------------------------------------ life
 

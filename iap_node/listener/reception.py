@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import structlog
 
-from iap_node.dicom.part10 import scan_instance_header
-from iap_node.errors import UnreadableInstance
+from iap_node.dicom.part10 import is_safe_uid, scan_first_bytes, scan_instance_header
 from iap_node.records import InstanceHeader
 from iap_node.spool import Spool, content_checksum, disk_errors_are_retriable
 
@@ -94,16 +92,10 @@ class Reception:
         """
         transfer_syntax_uid = self.request.transfer_syntax_uid
         waiting = self.instance.waiting
-        if waiting is not None:
-            stream = BytesIO(_first_bytes(waiting))
-            n_head = len(stream.getbuffer())
-            try:
-                header = scan_instance_header(stream, transfer_syntax_uid)
-                if stream.tell() < n_head or n_head == self.size_bytes:
-                    return header
-            except UnreadableInstance:
-                if n_head == self.size_bytes:
-                    raise
+        if waiting is not None and is_safe_uid(transfer_syntax_uid):
+            header = scan_first_bytes(_first_bytes(waiting), transfer_syntax_uid)
+            if header is not None:
+                return header
         with disk_errors_are_retriable(self._root), self.instance.reader() as file:
             file.seek(self._n_head)
             return scan_instance_header(file, transfer_syntax_uid)

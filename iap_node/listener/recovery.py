@@ -26,7 +26,7 @@ from iap_node.dicom.part10 import read_file_meta, read_instance_header, read_sou
 from iap_node.dicom.sop_classes import why_not_analysed
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
-from iap_node.records import ReceivedInstance, StoreOutcome
+from iap_node.records import ReceivedInstance
 from iap_node.spool import Facts, Spool, content_checksum, disk_errors_are_retriable
 
 # A file younger than this may belong to another process that is between its name and the note of it. No store takes so
@@ -63,16 +63,18 @@ def recover(spool: Spool, database: Database, intake: Intake, *, settled_after_s
     """
     started_at_s = time.time()
     filed = unreadable = 0
+
+    def adopt_unnamed(found: dict[str, Facts | None]) -> None:
+        nonlocal filed, unreadable
+        with database.reading() as session:
+            unnamed = paths_without_row(session, list(found))
+        adopted = _adopt(spool, intake, {spool_path: found[spool_path] for spool_path in unnamed})
+        filed += adopted
+        unreadable += len(unnamed) - adopted
+
     for segment in spool.abandoned_segments():
-        for batch in _batches(spool.records(segment)):
-            with database.reading() as session:
-                unnamed = set(paths_without_row(session, [spool_path for spool_path, _ in batch]))
-            for spool_path, record in batch:
-                if spool_path in unnamed:
-                    if adopt(spool, intake, spool_path, record.facts) is None:
-                        unreadable += 1
-                    else:
-                        filed += 1
+        for records in _batches(spool.records(segment)):
+            adopt_unnamed({spool_path: record.facts for spool_path, record in records})
     torn = spool.sweep(older_than_s=settled_after_s)
     settled = (
         file
@@ -80,13 +82,7 @@ def recover(spool: Spool, database: Database, intake: Intake, *, settled_after_s
         if file.modified_at_s < started_at_s - settled_after_s
     )
     for files in _batches(settled):
-        with database.reading() as session:
-            unnamed_paths = paths_without_row(session, [file.spool_path for file in files])
-        for spool_path in unnamed_paths:
-            if adopt(spool, intake, spool_path) is None:
-                unreadable += 1
-            else:
-                filed += 1
+        adopt_unnamed(dict.fromkeys((file.spool_path for file in files), None))
     spool.note_looked_through(started_at_s)
     recovered = Recovered(len(torn), filed, unreadable)
     if torn or filed or unreadable:
@@ -94,56 +90,73 @@ def recover(spool: Spool, database: Database, intake: Intake, *, settled_after_s
     return recovered
 
 
-def adopt(spool: Spool, intake: Intake, spool_path: str, facts: Facts | None = None) -> StoreOutcome | None:
-    """File an instance whose bytes lie in the spool without a row.
+def adopt(spool: Spool, intake: Intake, spool_path: str, facts: Facts | None = None) -> bool:
+    """File an instance that lies in the spool without a row; False when it cannot be read. For fsck.
 
     Parameters
     ----------
     facts
         Of its record, or of the note of it; None: it is read anew.
 
-    Returns
-    -------
-    StoreOutcome | None
-        None: it cannot be filed. It stays where it is.
-
     Raises
     ------
     RetriableError
-        The disk or the database does not work.
+        The disk or the database does not work; the bytes stay where they are.
     """
-    if not spool.exists(spool_path):  # another process did it, or removed it
-        return StoreOutcome.DUPLICATE
-    where = spool.locate(spool_path)
-    try:
-        with disk_errors_are_retriable(spool.root):
-            header = read_instance_header(where)
-            size_bytes = spool.size_bytes(spool_path)
-            received = ReceivedInstance(
-                header=header,
-                spool_path=spool_path,
-                checksum=(facts.checksum if facts is not None else _checksum_of(spool, spool_path)).hex(),
-                size_bytes=size_bytes,
-                calling_ae_title=read_source_ae_title(where),
-                source_address=facts.source_address if facts is not None else "",
-                received_at=facts.received_at if facts is not None else datetime.now(UTC),
-                not_analysed_reason=why_not_analysed(header),
-            )
-        outcome = intake.adopt(received)
-    except UnreadableInstance as error:
-        log.error("instance without a row cannot be filed; look at it", spool_path=spool_path, error=str(error))
-        return None
-    log.warning("instance without a row filed", sop_instance_uid=header.sop_instance_uid, outcome=outcome)
-    return outcome
+    return _adopt(spool, intake, {spool_path: facts}) == 1
 
 
-def _checksum_of(spool: Spool, spool_path: str) -> bytes:
-    where = spool.locate(spool_path)
-    with where.open("rb") as stream:
+def checksum_of(spool: Spool, spool_path: str) -> str:
+    """The checksum that a row has for the instance that lies at a spool path. For fsck.
+
+    Raises
+    ------
+    UnreadableInstance
+        It is no instance any more.
+    OSError
+        It is gone, or the disk cannot read it.
+    """
+    with spool.locate(spool_path).open("rb") as stream:
         checksum = content_checksum(read_file_meta(stream))
         while piece := stream.read(_READ_AT_ONCE):
             checksum.update(piece)
-    return checksum.digest()
+    return checksum.hexdigest()
+
+
+def _adopt(spool: Spool, intake: Intake, found: dict[str, Facts | None]) -> int:
+    """How many were filed, or were found to be copies, or are gone meanwhile."""
+    received, n_unreadable = [], 0
+    for spool_path, facts in found.items():
+        size_bytes = spool.size_bytes(spool_path)
+        if size_bytes is None:  # another process did it, or removed it
+            continue
+        try:
+            received.append(_received(spool, spool_path, size_bytes, facts))
+        except UnreadableInstance as error:
+            n_unreadable += 1
+            log.error("instance without a row cannot be filed; look at it", spool_path=spool_path, error=str(error))
+    for one, outcome in zip(received, intake.adopt(received), strict=True):
+        if outcome is None:
+            n_unreadable += 1
+        uid = one.header.sop_instance_uid
+        log.warning("instance without a row filed", sop_instance_uid=uid, outcome=outcome or "quarantined")
+    return len(found) - n_unreadable
+
+
+def _received(spool: Spool, spool_path: str, size_bytes: int, facts: Facts | None) -> ReceivedInstance:
+    where = spool.locate(spool_path)
+    with disk_errors_are_retriable(spool.root):
+        header = read_instance_header(where)
+        return ReceivedInstance(
+            header=header,
+            spool_path=spool_path,
+            checksum=facts.checksum.hex() if facts is not None else checksum_of(spool, spool_path),
+            size_bytes=size_bytes,
+            calling_ae_title=read_source_ae_title(where),
+            source_address=facts.source_address if facts is not None else "",
+            received_at=facts.received_at if facts is not None else datetime.now(UTC),
+            not_analysed_reason=why_not_analysed(header),
+        )
 
 
 def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:

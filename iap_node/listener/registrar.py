@@ -110,11 +110,11 @@ class Registrar:
         """Give an instance that is kept its row, soon."""
         self._put(_Entry(arrival))
 
-    def submit_and_wait(self, arrival: Arrival) -> StoreOutcome:
-        """Give an instance that is kept its row, and wait for it; raises as `Ticket.outcome`."""
+    def submit_and_tell(self, arrival: Arrival) -> Ticket:
+        """Give an instance that is kept its row at once, and tell what becomes of it."""
         ticket = Ticket()
         self._put(_Entry(arrival, ticket))
-        return ticket.outcome()
+        return ticket
 
     def then(self, function: Callable[[], None]) -> None:
         """Call `function` when all that was submitted so far has its rows; it must not raise."""

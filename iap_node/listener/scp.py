@@ -16,7 +16,6 @@ one table of places.
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 import socketserver
@@ -25,7 +24,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -41,25 +39,17 @@ from iap_node.listener.handlers import Handlers, OnRelease
 from iap_node.listener.intake import Intake
 from iap_node.listener.places import Places
 from iap_node.listener.receiver import StoreRequestHandler
+from iap_node.listener.shared_port import BACKLOG, SharedPort, why_not_bound
 
-BACKLOG = 128  # connections the kernel keeps until we accept them
 NEGOTIATING = 64  # connections of a process that are no association: in a TLS handshake, in negotiation, being rejected
 NEGOTIATING_OF_ONE = NEGOTIATING // 2  # from one address, so that whoever stays silent keeps only itself out
 # Processes that share a port leave a new connection the longer to the others the more they have themselves: senders
 # are few and stay long, so that chance alone (as SO_REUSEPORT has it) would put them on one process too often.
-DEFERENCE_S = 0.002  # per connection that the process has
-MOST_DEFERENCE_S = 0.02
+DEFERENCE_S = 0.001  # per connection that the process has
+MOST_DEFERENCE_S = 0.01
 POLL_S = 0.1  # how soon the accepting thread notices that it is to stop
 
 log = structlog.get_logger("listener")
-
-
-@dataclass(frozen=True, slots=True)
-class SharedPort:
-    """What the processes that serve one port have in common."""
-
-    socket: socket.socket  # listens already
-    places: Places
 
 
 class StoreScp:
@@ -313,15 +303,3 @@ def server_tls_context(config: TlsConfig) -> ssl.SSLContext:
 
 def _no_password() -> str:
     raise OSError("the private key has a password")
-
-
-def why_not_bound(config: ListenerConfig, error: OSError) -> str:
-    """Why a port cannot be listened on, and what to do."""
-    where = f"listener: cannot listen on {config.bind} port {config.port}"
-    if error.errno == errno.EADDRINUSE:
-        return f"{where}: something else does; stop it or set listener.port to another one"
-    if error.errno == errno.EACCES:
-        return f"{where}: ports below 1024 need a privilege; set listener.port to 11112, for example"
-    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return f"{where}: this machine has no such address; correct listener.bind"
-    return f"{where}: {error}; correct listener.bind or listener.port"

@@ -8,6 +8,8 @@ docs/decisions/0006; its version is pinned.
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import select
 import socket
 import ssl
@@ -19,6 +21,7 @@ from typing import Any, cast
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import StateMachine
 from pynetdicom.transport import AssociationSocket
 
 P_DATA_TF, A_ABORT = 0x04, 0x07  # PDU types, PS3.8 9.3
@@ -28,11 +31,13 @@ PDU_HEADER = struct.Struct(">BxI")  # type, length of what follows
 # each, 68 bytes per transfer syntax, is half of it.
 MAX_CONTROL_PDU_BYTES = 1024**2
 
-ASSOCIATION_ESTABLISHED, AWAITING_CLOSE = "Sta6", "Sta13"  # PS3.8 9.2.1
+IDLE, ASSOCIATION_ESTABLISHED, AWAITING_CLOSE = "Sta1", "Sta6", "Sta13"  # PS3.8 9.2.1
 INVALID_PDU, CONNECTION_CLOSED = "Evt19", "Evt17"  # PS3.8 Table 9-10
+OURS = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})  # what the node itself asks for
 
+LINGER_S = 0.5  # for which we leave the closing of a connection to the peer, as PS3.8 9.2.3 does
 WAIT_S = 0.05  # how soon a thread that waits notices what it is not woken for
-_SKIPPED_AT_ONCE = 65_536  # bytes
+_READ_AT_ONCE = 65_536  # bytes
 
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -63,6 +68,26 @@ class Wire(AssociationSocket):
         """Let the next `recv` begin with these bytes."""
         self._given_back = content
 
+    def recv_some(self, nr_bytes: int) -> bytes | None:
+        """What came, at most `nr_bytes`, without waiting for it: None where nothing did, empty at the end.
+
+        Raises
+        ------
+        OSError
+            The connection broke.
+        """
+        with self._turn:
+            if self.socket is None:
+                return b""
+            timeout_s = self.socket.gettimeout()
+            self.socket.settimeout(0)
+            try:
+                return self.socket.recv(nr_bytes)
+            except _NOT_NOW:
+                return None
+            finally:
+                self.socket.settimeout(timeout_s)
+
     def stop_blocking(self) -> None:
         """From here on `read_into` is used instead of `recv`."""
         with self._turn:
@@ -91,13 +116,12 @@ class Wire(AssociationSocket):
         """Whether something came within `WAIT_S`."""
         return bool(self._readable.poll(WAIT_S * 1000))
 
-    def skip(self) -> bool:
-        """Throw away what came; whether something did."""
-        with self._turn:
-            try:
-                return self.socket is not None and bool(self.socket.recv(_SKIPPED_AT_ONCE))
-            except OSError:  # nothing there, too
-                return False
+    def skip(self, patience_s: float) -> bool:
+        """Throw away what comes; False when the peer closed the connection, or says nothing for so long."""
+        try:
+            return (self.ready or bool(self._readable.poll(patience_s * 1000))) and self.recv_some(_READ_AT_ONCE) != b""
+        except OSError:
+            return False
 
     def send(self, bytestream: bytes) -> None:
         """Send a PDU; nothing is sent after an A-ABORT."""
@@ -128,12 +152,26 @@ class Wire(AssociationSocket):
             super()._shutdown_socket()
 
 
+class _StateMachine(StateMachine):
+    """pynetdicom's, which does not break down where we answer a peer whose association has just ended."""
+
+    def do_action(self, event: str) -> None:
+        """Act on an event, unless it comes from us and too late: PS3.8 Table 9-10 has no place for those."""
+        if event in OURS and self.current_state in (IDLE, AWAITING_CLOSE):
+            with contextlib.suppress(queue.Empty):
+                self.dul.to_provider_queue.get(block=False)
+            return
+        super().do_action(event)
+
+
 class UpperLayer(DULServiceProvider):
     """The thread of the state machine; it sleeps while the association's own thread reads."""
 
     def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
+        self.state_machine = _StateMachine(self)
         self._news = threading.Event()
+        self._coming = bytearray()  # of a PDU outside of data transfer
 
     def send_pdu(self, primitive: Any) -> None:
         """As pynetdicom's, and at once."""
@@ -151,31 +189,56 @@ class UpperLayer(DULServiceProvider):
         self._recv_pdu.put(decoded)
         self.indicate(event)
 
+    def _decode_pdu(self, bytestream: bytearray) -> tuple[Any, str]:
+        """As pynetdicom's, and raises at once what the state machine, whose thread it would end, would meet later."""
+        decoded, event = super()._decode_pdu(bytestream)
+        decoded.to_primitive()
+        return decoded, event
+
+    def _process_recv_primitive(self) -> bool:
+        # pynetdicom's looks at what we want sent and leaves it in its queue until the event is acted on: behind another
+        # event it would see it twice.
+        return self.event_queue.empty() and super()._process_recv_primitive()
+
     def _is_transport_event(self) -> bool:
         state = self.state_machine.current_state
         if state == ASSOCIATION_ESTABLISHED:
-            self._news.wait(WAIT_S)
-            self._news.clear()
+            if self.event_queue.empty():
+                self._news.wait(WAIT_S)
+                self._news.clear()
             return False
         if state == AWAITING_CLOSE:
-            # pynetdicom would wait for PDUs to be complete. What a peer sends to the end of the association has
-            # no meaning, however long it says that it is; ARTIM bounds the time.
-            wire = cast(Wire, self.socket)
-            if not (wire.ready and wire.skip()):
-                wire.close()
+            # What a peer sends to the end of the association has no meaning, however long it says that it is. Closing
+            # while it still sends would reset the connection, and our A-ABORT might get lost. ARTIM bounds the time.
+            if not cast(Wire, self.socket).skip(LINGER_S):
+                cast(Wire, self.socket).close()
             return True
         return super()._is_transport_event()
 
     def _read_pdu_data(self) -> None:
-        """Read one PDU outside of data transfer; as pynetdicom's, but its length is not believed without limit."""
+        """Read what came of a PDU outside of data transfer; pynetdicom gets the PDU once it is whole.
+
+        pynetdicom's own waits for the rest, and no timer runs meanwhile: a peer that sends a byte now and then
+        would never be too late. Nor is the length believed without limit.
+        """
         wire = cast(Wire, self.socket)
+        wanted = PDU_HEADER.size
+        if len(self._coming) >= PDU_HEADER.size:
+            wanted += PDU_HEADER.unpack_from(self._coming)[1]
         try:
-            header = wire.recv(PDU_HEADER.size)
+            came = wire.recv_some(min(wanted - len(self._coming), _READ_AT_ONCE))
         except OSError:
+            came = b""
+        if came is None:
+            return
+        self._coming += came
+        if not came:
             self.indicate(CONNECTION_CLOSED)
-            return
-        if len(header) == PDU_HEADER.size and PDU_HEADER.unpack(header)[1] > MAX_CONTROL_PDU_BYTES:
-            self.indicate(INVALID_PDU)
-            return
-        wire.give_back(header)
-        super()._read_pdu_data()
+        elif len(self._coming) >= PDU_HEADER.size:
+            length = PDU_HEADER.unpack_from(self._coming)[1]
+            if length > MAX_CONTROL_PDU_BYTES:
+                self.indicate(INVALID_PDU)
+            elif len(self._coming) == PDU_HEADER.size + length:
+                wire.give_back(self._coming)
+                self._coming = bytearray()
+                super()._read_pdu_data()

@@ -36,7 +36,7 @@ ALIGNMENT = 4096  # of records: what one holds can be given back to the file sys
 PREAMBLE_BYTES = 128  # PS3.10 7.1
 SUFFIX = ".seg"
 
-_MARK = b"IAPNODE1"
+MARK = b"IAPNODE1"
 # mark, segment, offset, length, kind, address family, length of prefix and file meta, time, address, checksum
 _PREAMBLE = struct.Struct("<8s8sQQBBHq16s16s")
 _CRC = struct.Struct("<I")
@@ -99,7 +99,7 @@ def encode_preamble(segment_id: str, offset: int, length: int, kind: RecordKind,
     family, packed = _pack_address(facts.source_address)
     microseconds = (facts.received_at - _EPOCH) // timedelta(microseconds=1)
     fields = _PREAMBLE.pack(
-        _MARK, bytes.fromhex(segment_id), offset, length, kind, family, len(head), microseconds, packed, facts.checksum
+        MARK, bytes.fromhex(segment_id), offset, length, kind, family, len(head), microseconds, packed, facts.checksum
     )
     crc = _CRC.pack(zlib.crc32(head, zlib.crc32(fields)))
     return (fields + crc).ljust(PREAMBLE_BYTES, b"\0")
@@ -139,7 +139,7 @@ def has_records(path: Path) -> bool:
         offset = 0
         while offset + PREAMBLE_BYTES <= size:
             offset = _next_data(file.fileno(), offset, size)
-            if os.pread(file.fileno(), 16, offset) == _MARK + segment_id:
+            if os.pread(file.fileno(), 16, offset) == MARK + segment_id:
                 return True
             offset += ALIGNMENT
     return False
@@ -168,7 +168,7 @@ def _next_data(handle: int, offset: int, size: int) -> int:
 
 def _read_record(handle: int, path: Path, segment_id: str, offset: int, size: int) -> Record | None:
     preamble = os.pread(handle, PREAMBLE_BYTES, offset)
-    if len(preamble) < PREAMBLE_BYTES or preamble[:8] != _MARK:
+    if len(preamble) < PREAMBLE_BYTES or preamble[:8] != MARK:
         return None
     fields = _PREAMBLE.unpack_from(preamble)
     _, owner, own_offset, length, kind, family, n_head, microseconds, packed, checksum = fields

@@ -43,6 +43,7 @@ from iap_node.spool.files import (
 from iap_node.spool.lanes import SEGMENTS, Lanes, abandoned, erase_records, settle
 from iap_node.spool.new_instance import NewInstance
 from iap_node.spool.segments import (
+    MARK,
     PREAMBLE_BYTES,
     SEGMENT_BYTES,
     SUFFIX,
@@ -105,26 +106,28 @@ class Spool:
         return FileSlice(self._root / record[1], int(record[2]), int(record[3]))
 
     def exists(self, spool_path: str) -> bool:
-        """Whether the bytes are there, as many as the name says."""
-        where = self.locate(spool_path)
-        if isinstance(where, Path):
-            return where.exists()
-        try:
-            with where.open() as stream:
-                return any(stream.read(8)) and where.path.stat().st_size >= where.offset + where.length
-        except FileNotFoundError:
-            return False
+        """Whether the bytes that a row names are there; `size_bytes` says what it raises."""
+        return self.size_bytes(spool_path) is not None
 
-    def size_bytes(self, spool_path: str) -> int:
-        """How many bytes an instance has.
+    def size_bytes(self, spool_path: str) -> int | None:
+        """How many bytes there are of an instance that a row names; None where there are none.
 
         Raises
         ------
-        FileNotFoundError
-            The file is gone.
+        RetriableError
+            The disk fails or may not be read.
         """
         where = self.locate(spool_path)
-        return where.stat().st_size if isinstance(where, Path) else where.length
+        with disk_errors_are_retriable(self._root):
+            try:
+                if isinstance(where, Path):
+                    return where.stat().st_size
+                with where.open() as stream:
+                    if not any(stream.read(len(MARK))):  # erased
+                        return None
+                    return min(where.length, where.path.stat().st_size - where.offset)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def path(self, spool_path: str) -> Path:
         """Absolute path of a file in the spool; `locate` knows the other instances too.
@@ -357,19 +360,24 @@ class Spool:
                     if not adopted:
                         os.close(handle)
 
-    def sweep(self, *, older_than_s: float) -> list[SpooledFile]:
-        """Remove temporary files that nobody wrote to for `older_than_s` seconds; return what was removed.
+    def torn(self, *, older_than_s: float) -> list[SpooledFile]:
+        """Temporary files that nobody wrote to for `older_than_s` seconds.
 
         They are what a crash in the middle of a reception leaves: torn, and never acknowledged. Younger ones
         may belong to another process that is writing now.
+        """
+        oldest_s = time.time() - older_than_s
+        return [file for file in self._files(self._root / INCOMING, "*") if file.modified_at_s < oldest_s]
+
+    def sweep(self, *, older_than_s: float) -> list[SpooledFile]:
+        """Remove what is `torn`; return what was removed.
 
         Raises
         ------
         RetriableError
             The disk fails or is not writable.
         """
-        oldest_s = time.time() - older_than_s
-        torn = [file for file in self._files(self._root / INCOMING, "*") if file.modified_at_s < oldest_s]
+        torn = self.torn(older_than_s=older_than_s)
         with disk_errors_are_retriable(self._root):
             for file in torn:
                 self.path(file.spool_path).unlink(missing_ok=True)

@@ -30,14 +30,15 @@ class Outflow:
     """What retention takes; the default takes nothing.
 
     `leaving_bytes[d]` of what is here now go on the d-th day from now, 0 being the coming 24 hours. Of what comes from
-    now on, the share `share` goes after `after_days` (None: never by age). Above `max_bytes` (None: no limit) the
-    oldest goes, as far as `share` of all that is here allows.
+    now on, `share_by_age` goes after `after_days` (None: never by age). Above `max_bytes` (None: no limit) the oldest
+    goes, as far as `share_by_size` of all that is here allows.
     """
 
     leaving_bytes: Sequence[float] = ()
-    share: float = 1.0
     after_days: float | None = None
+    share_by_age: float = 1.0
     max_bytes: float | None = None
+    share_by_size: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,11 @@ def _days_until_full(room: float, kept: float, rate: float, outflow: Outflow) ->
     for day in range(HORIZON_DAYS):
         gone = outflow.leaving_bytes[day] if day < len(outflow.leaving_bytes) else 0.0
         if outflow.after_days is not None and day >= outflow.after_days:
-            gone += outflow.share * rate
+            gone += outflow.share_by_age * rate
         gone = min(gone, kept + rate)
         above = 0.0 if outflow.max_bytes is None else kept + rate - gone - outflow.max_bytes
         if above > 0:
-            gone += min(above, outflow.share * (kept + rate - gone))
+            gone += min(above, outflow.share_by_size * (kept + rate - gone))
         net = rate - gone
         if net >= room:
             return day + room / net

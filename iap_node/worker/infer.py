@@ -22,6 +22,7 @@ from iap_node.config import NodeConfig
 from iap_node.database import archive, results
 from iap_node.database.archive import ArchivedInstance
 from iap_node.database.engine import Database
+from iap_node.database.tables import BytesState
 from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.header import read_header_dataset, read_series_header
 from iap_node.dicom.pixels import read_series_slices
@@ -91,10 +92,12 @@ class InferHandler:
                 for instance in archive.current_instances(session, job.series_id)
                 if instance.revision <= job.revision
             ]
-        analysable = [instance for instance in instances if instance.not_analysed_reason is None]
-        datasets, problems = self._headers(analysable or instances)
+        here = [instance for instance in instances if instance.bytes_state is BytesState.PRESENT]
+        gone = [(one.id, _gone(one)) for one in instances if one.bytes_state is not BytesState.PRESENT]
+        analysable = [instance for instance in here if instance.not_analysed_reason is None]
+        datasets, problems = self._headers(analysable or here)
         header = read_series_header(datasets)
-        answer = self._predict(analysable) if analysable else _Answer(None, _reasons(instances), [])
+        answer = self._predict(analysable) if analysable else _Answer(None, _reasons(here or instances), [])
         comparisons = compare(header, answer.prediction, self._config.audit, answer.reason or "")
         decision = decide(answer.prediction, self._config.routing, answer.reason or "")
         with self._database.transaction() as session:
@@ -105,7 +108,7 @@ class InferHandler:
                 prediction=answer.prediction,
                 comparisons=comparisons,
                 decision=decision,
-                problems=list(dict(problems + answer.problems).items()),
+                problems=list(dict(gone + problems + answer.problems).items()),
                 not_analysed_reason=answer.reason,
                 now=datetime.now(UTC),
             )
@@ -152,7 +155,11 @@ class InferHandler:
 def _reasons(instances: Sequence[ArchivedInstance]) -> str:
     if not instances:
         return "the series has no instances"
-    return _counted([instance.not_analysed_reason or "" for instance in instances])
+    return _counted([instance.not_analysed_reason or _gone(instance) for instance in instances])
+
+
+def _gone(instance: ArchivedInstance) -> str:
+    return f"its bytes are {instance.bytes_state}: send it again"
 
 
 def _texts(problems: Sequence[tuple[InstanceFile, str]]) -> list[str]:

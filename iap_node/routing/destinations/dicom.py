@@ -46,9 +46,7 @@ CALLED_AE_TITLE_NOT_RECOGNISED = (1, 7)
 log = structlog.get_logger("destination")
 
 
-def send_instances(
-    instances: Sequence[OutgoingInstance], config: DestinationConfig
-) -> list[InstanceDelivery]:
+def send_instances(instances: Sequence[OutgoingInstance], config: DestinationConfig) -> list[InstanceDelivery]:
     """Send instances over one association.
 
     Beyond 128 presentation contexts it takes more than one. When the peer aborts over an instance, a new
@@ -118,9 +116,7 @@ def _batches(instances: Sequence[OutgoingInstance]) -> Iterator[list[OutgoingIns
         groups.setdefault((instance.sop_class_uid, instance.transfer_syntax_uid), []).append(position)
     pairs = list(groups)
     for start in range(0, len(pairs), MOST_CONTEXTS):
-        positions = itertools.chain.from_iterable(
-            groups[pair] for pair in pairs[start : start + MOST_CONTEXTS]
-        )
+        positions = itertools.chain.from_iterable(groups[pair] for pair in pairs[start : start + MOST_CONTEXTS])
         yield [instances[position] for position in sorted(positions)]
 
 
@@ -245,9 +241,7 @@ def _association(contexts: list[PresentationContext], config: DestinationConfig)
             evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
         )
     except OSError as error:  # everything later becomes the association's state
-        raise DeliveryError(
-            f"{_peer(config)}: {error.strerror}; check the host name and the name server"
-        ) from error
+        raise DeliveryError(f"{_peer(config)}: {error.strerror}; check the host name and the name server") from error
     try:
         answer = assoc.acceptor.primitive
         if not assoc.is_established and (answer is None or answer.result != ASSOCIATION_ACCEPTED):

@@ -7,13 +7,14 @@ import struct
 import time
 from io import BytesIO
 from types import TracebackType
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from pynetdicom.dsutils import decode
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
-from pynetdicom.presentation import build_context
+from pynetdicom.presentation import PresentationContext, build_context
 
 STORAGE, VERIFICATION = 1, 3  # context IDs that every `RawSender` proposes
 COMMAND, DATA, LAST = 1, 0, 2  # message control header
@@ -78,6 +79,23 @@ def items(control: int, content: bytes, size: int, context_id: int = STORAGE) ->
     return [item(control | (LAST if n == len(pieces) - 1 else 0), piece, context_id) for n, piece in enumerate(pieces)]
 
 
+def association_request(
+    contexts: list[PresentationContext], max_pdu_bytes: int = 16384, *further_user_information: Any
+) -> bytes:
+    """An A-ASSOCIATE-RQ; contexts have their IDs."""
+    request = A_ASSOCIATE()
+    request.application_context_name = UID("1.2.840.10008.3.1.1.1")
+    request.calling_ae_title, request.called_ae_title = "RAW", "IAP_NODE"
+    request.presentation_context_definition_list = contexts
+    length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
+    length.maximum_length_received = max_pdu_bytes
+    implementation.implementation_class_uid = UID("1.2.3.4")
+    request.user_information = [length, implementation, *further_user_information]
+    encoded = A_ASSOCIATE_RQ()
+    encoded.from_primitive(request)
+    return bytes(encoded.encode())
+
+
 class RawSender:
     """An association, negotiated; then bytes."""
 
@@ -90,17 +108,7 @@ class RawSender:
             build_context("1.2.840.10008.1.1", "1.2.840.10008.1.2"),
         ]
         contexts[0].context_id, contexts[1].context_id = STORAGE, VERIFICATION
-        request = A_ASSOCIATE()
-        request.application_context_name = UID("1.2.840.10008.3.1.1.1")
-        request.calling_ae_title, request.called_ae_title = "RAW", "IAP_NODE"
-        request.presentation_context_definition_list = contexts
-        length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
-        length.maximum_length_received = max_pdu_bytes
-        implementation.implementation_class_uid = UID("1.2.3.4")
-        request.user_information = [length, implementation]
-        encoded = A_ASSOCIATE_RQ()
-        encoded.from_primitive(request)
-        self.send(encoded.encode())
+        self.send(association_request(contexts, max_pdu_bytes))
         assert self.read_pdu()[0] == 0x02
 
     def __enter__(self) -> RawSender:

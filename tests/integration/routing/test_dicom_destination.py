@@ -302,9 +302,7 @@ def silent_port() -> Iterator[int]:
 
 def test_unreachable_peer_is_retried_and_named(write_instance, closed_port: int) -> None:
     config = DestinationConfig(ae_title="NOBODY", host="127.0.0.1", port=closed_port, timeout_s=5)
-    with pytest.raises(
-        DeliveryError, match=rf"NOBODY at 127.0.0.1:{closed_port} .* cannot be reached: check"
-    ):
+    with pytest.raises(DeliveryError, match=rf"NOBODY at 127.0.0.1:{closed_port} .* cannot be reached: check"):
         send_instances([write_instance()], config)
     with pytest.raises(DeliveryError, match="cannot be reached"):
         echo(config)
@@ -362,9 +360,7 @@ def tls_peer_context(certificates: Path, device: str) -> ssl.SSLContext:
     return context
 
 
-def tls_of(
-    certificates: Path, device: str = "node", peer_ca: str | None = "ours.pem"
-) -> dict[str, str | None]:
+def tls_of(certificates: Path, device: str = "node", peer_ca: str | None = "ours.pem") -> dict[str, str | None]:
     return {
         "certificate": str(certificates / f"{device}.pem"),
         "private_key": str(certificates / f"{device}.key"),

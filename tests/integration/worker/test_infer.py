@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pydicom.uid import JPEG2000Lossless
 from pynetdicom.sop_class import RawDataStorage
+from sqlalchemy import update
 
+from iap_node.database.tables import BytesState, InstanceRow
 from iap_node.records import JobKind, JobState, SeriesState, Truth, Verdict
 
 
@@ -127,3 +129,26 @@ def test_late_instance_during_inference_drops_the_result_and_the_next_revision_h
     assert node.infer(model)
     assert [n_slices for n_slices, _ in model.asked] == [1, 2]
     assert node.judgement().revision == 2
+
+
+def test_a_late_instance_is_judged_without_those_whose_bytes_retention_took(node, write_instance, scripted) -> None:
+    early, late = write_instance(), write_instance()
+    node.complete([early])
+    assert node.infer(scripted())
+    with node.database.transaction() as session:
+        session.execute(update(InstanceRow).values(bytes_state=BytesState.DELETED))
+    node.complete([late])
+    model = scripted()
+    assert node.infer(model)
+    assert [n_slices for n_slices, _ in model.asked] == [1]
+    ids = node.instance_ids()
+    assert [(ids[early.sop_instance_uid], "its bytes are deleted: send it again")] == list(node.judgement().problems)
+
+
+def test_a_series_without_any_bytes_is_judged_as_not_analysed_and_says_why(node, write_instance, scripted) -> None:
+    instance = write_instance()
+    node.complete([instance])
+    with node.database.transaction() as session:
+        session.execute(update(InstanceRow).values(bytes_state=BytesState.LOST))
+    assert node.infer(scripted())
+    assert node.judgement().not_analysed_reason == "its bytes are lost: send it again"

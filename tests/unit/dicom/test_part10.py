@@ -22,6 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from iap_node.dicom.elements import WINDOW_BYTES
 from iap_node.dicom.part10 import (
     IMPLEMENTATION_CLASS_UID,
     file_preamble,
@@ -116,6 +117,40 @@ def test_reading_stops_before_the_pixels(make_mr: Make, encode: Encode) -> None:
     data = encode(make_mr())
     cut = data[: data.index(struct.pack("<HH", 0x0028, 0x0100)) + 3]
     assert scan_instance_header(cut, ExplicitVRLittleEndian).columns == 3
+
+
+def test_value_that_the_end_cuts_off_is_none(make_mr: Make, encode: Encode) -> None:
+    """Half a Series Instance UID is a UID too, of another series."""
+    data = encode(make_mr(SeriesInstanceUID="1.2.3.4.5.6.7.8"))
+    place = data.index(b"1.2.3.4.5.6.7.8")
+    for end in range(place, place + 15):
+        with pytest.raises(UnreadableInstance, match=r"Series Instance UID .* is absent"):
+            scan_instance_header(data[:end], ExplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_elements_that_lie_across_the_end_of_a_window_are_read(make_mr: Make, encode: Encode, syntax: str) -> None:
+    for padding in range(WINDOW_BYTES - 300, WINDOW_BYTES, 2):
+        ds = make_mr()
+        ds.private_block(0x0009, "TEST", create=True).add_new(0x01, "OB", bytes(padding))
+        data = encode(ds, syntax)
+        for source in (data, BytesIO(data)):
+            header = scan_instance_header(source, syntax)
+            assert (header.study_instance_uid, header.series_instance_uid, header.columns) == ("1.2.3", "1.2.3.1", 3)
+
+
+def test_view_of_an_instance_in_memory_is_not_copied(make_mr: Make, encode: Encode) -> None:
+    ds = make_mr()
+    ds.private_block(0x0009, "TEST", create=True).add_new(0x01, "OB", bytes(30_000_000))
+    data = bytearray(b"before" + encode(ds))
+    tracemalloc.start()
+    try:
+        header = scan_instance_header(memoryview(data)[6:], ExplicitVRLittleEndian)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert header.columns == 3
+    assert peak < 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pydicom.uid import (
 )
 
 from iap_node.dicom.codestreams import codestream_header
+from iap_node.dicom.file_slice import FileSlice, InstanceFile
 from iap_node.dicom.pixels import SeriesPixels, read_series_slices
 
 Make = Callable[..., Dataset]
@@ -43,7 +45,7 @@ ENCODERS: dict[str, Callable[[Array], bytes]] = {
 
 
 def read(
-    paths: Sequence[Path], max_slices: int = 100, max_pixels: int = 4096**2, max_bytes: int = 2**31
+    paths: Sequence[InstanceFile], max_slices: int = 100, max_pixels: int = 4096**2, max_bytes: int = 2**31
 ) -> SeriesPixels:
     return read_series_slices(
         paths, max_slices=max_slices, max_pixels_per_slice=max_pixels, max_bytes_per_instance=max_bytes
@@ -392,6 +394,42 @@ def test_nothing_left_is_an_empty_answer(make_mr: Make, write_mr: Write, tmp_pat
     assert read([text]).slices == ()
     assert "not a DICOM file" in read([text]).problems[0][1]
     assert read([]) == SeriesPixels((), 0, ())
+
+
+def in_one_segment(paths: Sequence[Path], segment: Path) -> list[FileSlice]:
+    """The same files one behind the other in one file, without anything between them."""
+    contents = [path.read_bytes() for path in paths]
+    segment.write_bytes(b"".join(contents))
+    starts = [sum(map(len, contents[:index])) for index in range(len(contents))]
+    return [FileSlice(segment, start, len(content)) for start, content in zip(starts, contents, strict=True)]
+
+
+def test_series_in_one_segment_reads_as_its_files(make_mr: Make, write_mr: Write, tmp_path: Path) -> None:
+    stack = np.arange(960, dtype=np.uint16).reshape(3, 20, 16)
+    syntaxes = (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, *ENCODERS, RLELossless)
+    paths = []
+    for z, syntax in enumerate(syntaxes):
+        ds = make_mr(stack, ImagePositionPatient=[0, 0, z])
+        if syntax == RLELossless:
+            ds.compress(RLELossless, arr=stack, generate_instance_uid=False)
+        elif syntax in ENCODERS:
+            compress(ds, [ENCODERS[syntax](frame) for frame in stack])
+        paths.append(write_mr(ds, syntax))
+    files, parts = read(paths), read(in_one_segment(paths, tmp_path / "one.seg"))
+    assert files.problems == parts.problems == ()
+    assert len(files.slices) == 3 * len(syntaxes)
+    assert all(np.array_equal(one, other) for one, other in zip(files.slices, parts.slices, strict=True))
+
+
+def test_instance_that_is_cut_off_does_not_go_on_in_its_neighbour(
+    make_mr: Make, write_mr: Write, tmp_path: Path
+) -> None:
+    paths = [write_mr(make_mr(flat(z), ImagePositionPatient=[0, 0, z])) for z in (1, 2)]
+    first, second = in_one_segment(paths, tmp_path / "one.seg")
+    short = replace(first, length=first.length - 2)
+    pixels = read([short, second])
+    assert values(pixels) == [2]
+    assert [(file, "cut off" in reason) for file, reason in pixels.problems] == [(short, True)]
 
 
 def test_a_missing_file_is_an_error_of_the_disk_and_no_problem_of_the_instance(tmp_path: Path) -> None:

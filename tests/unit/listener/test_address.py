@@ -30,3 +30,9 @@ def test_the_note_of_a_killed_listener_is_not_believed(tmp_path: Path) -> None:
     ended.wait()
     (tmp_path / FILE_NAME).write_text(json.dumps({"port": 11112, "pid": ended.pid}))
     assert read_port(tmp_path) is None
+
+
+@pytest.mark.parametrize("left", ["", "{", "\0\0\0\0", "[]", '{"port": 11112}'])
+def test_what_a_power_cut_left_of_the_note_is_none(tmp_path: Path, left: str) -> None:
+    (tmp_path / FILE_NAME).write_text(left)
+    assert read_port(tmp_path) is None

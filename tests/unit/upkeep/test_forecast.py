@@ -90,9 +90,9 @@ def test_a_limit_of_size_below_the_disk_keeps_it_from_filling() -> None:
 
 
 def test_what_may_never_go_fills_the_disk_in_the_end() -> None:
-    half_may_go = Outflow(share=0.5, after_days=5)
+    half_may_go = Outflow(share_by_age=0.5, after_days=5)
     assert full(100, steady(10), half_may_go).full_in_days == pytest.approx(15.0)  # 5 days of 10, then of 5
-    nothing_may_go = Outflow(share=0.0, max_bytes=10 * GB)
+    nothing_may_go = Outflow(share_by_size=0.0, max_bytes=10 * GB)
     assert full(100, steady(10), nothing_may_go, kept_gb=10).full_in_days == pytest.approx(10.0)
 
 
@@ -109,7 +109,7 @@ def test_what_may_never_go_fills_the_disk_in_the_end() -> None:
 def test_retention_never_brings_the_end_closer(free, reserve, kept, day, week, share, after, limit) -> None:
     ingest = Ingest(day, week, 7.0)
     without = forecast(free, reserve, kept, ingest).full_in_days
-    with_it = forecast(free, reserve, kept, ingest, Outflow((), share, after, limit)).full_in_days
+    with_it = forecast(free, reserve, kept, ingest, Outflow((), after, share, limit, share)).full_in_days
     assert without is None or without >= 0
     if without is None:
         assert with_it is None
