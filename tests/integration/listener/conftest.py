@@ -78,7 +78,7 @@ def lying_in(spool: Spool) -> list[Path]:
     """Spool paths of all whole instances, and of all files but the segments themselves."""
     root = spool.root
     files = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    found = [path for path in files if path.parts[0] != "segments"]
+    found = [path for path in files if path.parts[0] not in ("segments", "looked-through")]
     for segment in spool.segments():
         found += [Path(name) for name, record in spool.records(segment) if record.kind is RecordKind.INSTANCE]
     return sorted(found)

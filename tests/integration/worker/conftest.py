@@ -141,14 +141,13 @@ class Node:
             instances = archive.current_instances(session, self.series().id)
         return {instance.sop_instance_uid: instance.id for instance in instances}
 
-    def spool_path(self, sop_instance_uid: str) -> Path:
+    def spool_file(self, sop_instance_uid: str) -> Path:
+        """The file that holds the bytes of an instance, and perhaps those of others."""
         with self.database.reading() as session:
             instances = archive.current_instances(session, self.series().id)
-        return next(
-            self.spool.path(item.spool_path)
-            for item in instances
-            if item.sop_instance_uid == sop_instance_uid
-        )
+        (found,) = (item.spool_path for item in instances if item.sop_instance_uid == sop_instance_uid)
+        where = self.spool.locate(found)
+        return where if isinstance(where, Path) else where.path
 
     def infer(self, predictor: ScriptedPredictor) -> bool:
         """One turn of an infer worker."""

@@ -95,7 +95,7 @@ def test_one_damaged_image_is_a_problem_and_the_rest_is_judged(node, scripted, w
 def test_spool_that_cannot_be_read_is_retried_and_then_judged(node, scripted, write_instance) -> None:
     instance = write_instance()
     node.complete([instance])
-    path: Path = node.spool_path(instance.sop_instance_uid)
+    path: Path = node.spool_file(instance.sop_instance_uid)
     hidden = path.with_suffix(".away")
     path.rename(hidden)
     model = scripted()
