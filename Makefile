@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint bench clean
+.PHONY: demo run test lint bench bench-ingest clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -26,8 +26,12 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-bench: $(STAMP)
-	$(BIN)/python -m pytest tests/benchmarks -q -s -o python_files="bench_*.py"
+bench: bench-ingest
+
+# ROUNDS=5, PREFILLED=1 (beside an archive of ten million rows), ARGUMENTS='--receivers node-strict,storescp' and the like
+bench-ingest: $(STAMP)
+	tests/benchmarks/ingest/install-peers
+	$(BIN)/python -m tests.benchmarks.ingest --rounds $(or $(ROUNDS),5) $(if $(PREFILLED),--prefilled) $(ARGUMENTS)
 
 clean:
 	rm -rf build dist *.egg-info var
