@@ -188,6 +188,16 @@ class Spool:
         with disk_errors_are_retriable(self._root):
             path.unlink(missing_ok=True)
 
+    def remove_empty_directory(self, spool_path: str) -> None:
+        """Remove the directory that a file lay in, unless something lies in it.
+
+        Who is about to write into it makes it again (`keep`).
+        """
+        directory = self.path(spool_path).parent
+        if directory.parent.parent == self._root / INSTANCES:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
     def rename(self, spool_path: str, to: str) -> None:
         """Give a file another name, whose old file is gone; durable when this returns.
 
