@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint bench clean
+.PHONY: demo run test lint bench bench-ingest soak clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -26,8 +26,17 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-bench: $(STAMP)
-	$(BIN)/python -m pytest tests/benchmarks -q -s -o python_files="bench_*.py"
+bench: bench-ingest
+
+# ROUNDS=5, PREFILLED=1 (beside an archive of ten million rows), ARGUMENTS='--receivers node-strict,storescp' and the like
+bench-ingest: $(STAMP)
+	tests/benchmarks/ingest/install-peers
+	$(BIN)/python -m tests.benchmarks.ingest --rounds $(or $(ROUNDS),5) $(if $(PREFILLED),--prefilled) $(ARGUMENTS)
+
+# the crash drill with new seeds: kill -9 and power cuts until the time is over
+SOAK_MINUTES ?= 30
+soak: $(STAMP)
+	$(BIN)/python -m tests.acceptance.drill soak --minutes $(SOAK_MINUTES) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
 clean:
 	rm -rf build dist *.egg-info var

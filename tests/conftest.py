@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,33 +60,79 @@ def program() -> Callable[[str, str], str]:
 class PostgresqlServer:
     """A PostgreSQL server of the test run's own, reached through a socket in its own folder.
 
-    Flushing is off: the tests end with the server, and what a flush is good for no test here can show.
+    Flushing is off unless `durable`: most tests end with the server, and what a flush is good for they cannot show.
     """
 
-    def __init__(self, programs: Path, folder: Path) -> None:
+    def __init__(self, programs: Path, folder: Path, *, durable: bool = False) -> None:
         self._programs = programs
         self._folder = folder
         self._data = folder / "data"
+        self._fsync = "on" if durable else "off"
         self._database_number = itertools.count()
         self._template = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        # PostgreSQL refuses to run as root; Debian's package makes the user postgres
+        self._user: dict[str, Any] = (
+            {"user": "postgres", "group": "postgres", "extra_groups": ()} if os.geteuid() == 0 else {}
+        )
 
     def start(self) -> None:
         """Make a cluster and start the server; returns when it answers."""
         self._run(
             "initdb", "-U", "iap", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", str(self._data)
         )
-        settings = f"-c listen_addresses= -k {self._folder} -c fsync=off -c max_connections=200"
-        self._run(
-            "pg_ctl", "start", "-w", "-D", str(self._data), "-l", str(self._folder / "log"), "-o", settings
-        )
+        self.start_again()
         template = Database(self.create_database())
         migrate(template)
         template.dispose()
         self._template = template.engine.url.database or ""
 
+    def start_again(self) -> None:
+        """Start the server on its cluster; after `stop` or `kill` it recovers first."""
+        settings = (f"unix_socket_directories={self._folder}", "listen_addresses=", "max_connections=200")
+        arguments = [option for setting in (*settings, f"fsync={self._fsync}") for option in ("-c", setting)]
+        log = self._folder / "log"
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                [str(self._programs / "postgres"), "-D", str(self._data), *arguments],
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                **self._user,
+            )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            assert self._process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+
     def stop(self) -> None:
-        """Stop the server by the process id in its folder."""
-        self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(self._data))
+        """Stop the server at once, without a checkpoint: pg_ctl's immediate mode."""
+        self._end(signal.SIGQUIT)
+
+    def kill(self) -> None:
+        """SIGKILL to the server alone."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        """Returns when what the server had started has ended too: until then no other can start."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            return
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        self._process.send_signal(number)
+        self._process.wait(60)
+        deadline = time.monotonic() + 60
+        while any(is_running(int(child)) for child in children):
+            assert time.monotonic() < deadline, "what the server started does not end"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            self._execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def create_database(self, migrated: bool = False) -> str:
         """A new database; its URL."""
@@ -103,10 +152,6 @@ class PostgresqlServer:
             connection.execute(statement)  # type: ignore[arg-type]  # names are this class's own
 
     def _run(self, program: str, *arguments: str) -> None:
-        # PostgreSQL refuses to run as root; Debian's package makes the user postgres
-        user: dict[str, Any] = (
-            {"user": "postgres", "group": "postgres", "extra_groups": ()} if os.geteuid() == 0 else {}
-        )
         done = subprocess.run(
             [str(self._programs / program), *arguments],
             cwd=self._folder,
@@ -116,9 +161,17 @@ class PostgresqlServer:
             text=True,
             timeout=60,
             check=False,
-            **user,
+            **self._user,
         )
         assert done.returncode == 0, f"{program}: {done.stderr}"
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number runs; one that ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _postgresql_programs() -> Path | None:
@@ -127,9 +180,9 @@ def _postgresql_programs() -> Path | None:
     return newest_first[0].parent if newest_first else Path(found).parent if found else None
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgresqlServer]:
-    """A PostgreSQL server that runs until the tests end; one per pytest-xdist worker that asks for it."""
+@contextmanager
+def running_postgresql(*, durable: bool = False) -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server of its own while the block runs; skips the test where PostgreSQL is not installed."""
     programs = _postgresql_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed; apt-get install postgresql")
@@ -137,12 +190,19 @@ def postgresql() -> Iterator[PostgresqlServer]:
     with tempfile.TemporaryDirectory(prefix="iap-postgresql-") as folder:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
-        server = PostgresqlServer(programs, Path(folder))
+        server = PostgresqlServer(programs, Path(folder), durable=durable)
         server.start()
         try:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server that runs until the tests end; one per pytest-xdist worker that asks for it."""
+    with running_postgresql() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

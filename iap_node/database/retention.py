@@ -328,11 +328,15 @@ def _may_go(config: RetentionConfig) -> ColumnElement[bool]:
 def _hold(config: RetentionConfig) -> ColumnElement[str | None]:
     """The reason why a series must stay, the most urgent one, or NULL."""
 
+    # The states are said by what they are not: SQLite would else look up all jobs in a state, for every series, rather
+    # than the few jobs of the series.
     def job(kind: JobKind, *states: JobState) -> ColumnElement[bool]:
-        return exists().where(JobRow.series_id == SeriesRow.id, JobRow.kind == kind, JobRow.state.in_(states))
+        others = [state for state in JobState if state not in states]
+        return exists().where(JobRow.series_id == SeriesRow.id, JobRow.kind == kind, JobRow.state.not_in(others))
 
     def delivery(*states: DeliveryState) -> ColumnElement[bool]:
-        return exists().where(DeliveryRow.series_id == SeriesRow.id, DeliveryRow.state.in_(states))
+        others = [state for state in DeliveryState if state not in states]
+        return exists().where(DeliveryRow.series_id == SeriesRow.id, DeliveryRow.state.not_in(others))
 
     receiving = SeriesRow.state == SeriesState.RECEIVING
     failed = or_(SeriesRow.state == SeriesState.FAILED, job(JobKind.INFER, JobState.DEAD))

@@ -118,6 +118,7 @@ class InstanceRow(Table):
         Index(None, "series_id", "bytes_state"),
         Index(
             "ix_instance_bytes_in_question",
+            "bytes_state",
             "id",
             sqlite_where=BYTES_IN_QUESTION,
             postgresql_where=BYTES_IN_QUESTION,

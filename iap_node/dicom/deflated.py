@@ -12,12 +12,13 @@ from typing import BinaryIO
 from iap_node.errors import UnreadableInstance
 
 _DEFLATED_AT_ONCE = 65_536  # bytes
+_INFLATED_AT_ONCE = 1024**2  # bytes
 _INFLATED_KEPT = 65_536  # bytes; `walk` goes back by 8 and by one value
 _DAMAGED_DEFLATE = "the deflated data set is damaged; send it again"
 
 
-def inflate(data: bytes | BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
-    """At most `max_bytes` of a deflated data set, and whether that is all of it.
+def inflate(data: bytes | BinaryIO, max_bytes: int) -> tuple[BytesIO, bool]:
+    """At most `max_bytes` of a deflated data set, and whether that is all of it. They are in memory once.
 
     Raw deflate as PS3.5 A.5 says; a zlib header, which some writers add, is tolerated. Of a stream no more is
     read than that takes; it must be seekable.
@@ -29,13 +30,17 @@ def inflate(data: bytes | BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
     """
     stream = BytesIO(data) if isinstance(data, bytes) else data
     inflater = _inflater_of(stream)
-    plain = bytearray()
+    plain, left = BytesIO(), max_bytes
     try:
-        while len(plain) < max_bytes and not inflater.eof and (deflated := stream.read(_DEFLATED_AT_ONCE)):
-            plain += inflater.decompress(deflated, max_bytes - len(plain))
+        while left and not inflater.eof:
+            deflated = inflater.unconsumed_tail or stream.read(_DEFLATED_AT_ONCE)
+            if not deflated:
+                break
+            left -= plain.write(inflater.decompress(deflated, min(left, _INFLATED_AT_ONCE)))
     except zlib.error as error:
         raise UnreadableInstance(_DAMAGED_DEFLATE) from error
-    return bytes(plain), inflater.eof
+    plain.seek(0)
+    return plain, inflater.eof
 
 
 def _inflater_of(stream: BinaryIO) -> zlib._Decompress:

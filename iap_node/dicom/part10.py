@@ -255,11 +255,11 @@ def open_data_set(file: InstanceFile, max_inflated_bytes: int) -> Iterator[tuple
             yield stream, transfer_syntax_uid
             return
         plain, complete = inflate(stream, max_inflated_bytes)
-    if not complete and len(plain) >= max_inflated_bytes:
+    if not complete and plain.getbuffer().nbytes >= max_inflated_bytes:
         raise UnreadableInstance(
             f"it inflates to more than {max_inflated_bytes} bytes; raise max_bytes_per_instance to read it"
         )
-    yield BytesIO(plain), transfer_syntax_uid
+    yield plain, transfer_syntax_uid
 
 
 def same_data_set(one: InstanceFile, other: InstanceFile) -> bool:

@@ -297,6 +297,16 @@ class Spool:
             for path, places in records.items():
                 erase_records(path, places)
 
+    def remove_empty_directory(self, spool_path: str) -> None:
+        """Remove the directory that a file lay in, unless something lies in it.
+
+        Who is about to write into it makes it again (`keep`).
+        """
+        directory = self.path(spool_path).parent
+        if directory.parent.parent == self._root / INSTANCES:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
     def instances(self, *, changed_since_s: float = 0.0) -> Iterator[SpooledFile]:
         """All instances that are files of their own, series by series; those that vanish meanwhile are left out.
 

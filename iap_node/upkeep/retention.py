@@ -8,6 +8,7 @@ after days of its own. Called by the scheduler and by `iap-node retention`.
 from __future__ import annotations
 
 import heapq
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -247,6 +248,8 @@ class _Run:
                 return
             for instance in batch:
                 self.spool.remove(instance.spool_path)
+            for spool_path in {posixpath.dirname(one.spool_path): one.spool_path for one in batch}.values():
+                self.spool.remove_empty_directory(spool_path)
             with self.database.transaction() as session:
                 rows.note_deleted(session, batch, self.now)
             self.removed.instances += len(batch)

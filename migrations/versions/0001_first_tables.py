@@ -161,7 +161,11 @@ def upgrade() -> None:
     op.create_index(op.f("ix_instance_series_id_bytes_state"), "instance", ["series_id", "bytes_state"])
     in_question = sa.text("bytes_state IN ('deleting', 'lost')")
     op.create_index(
-        "ix_instance_bytes_in_question", "instance", ["id"], sqlite_where=in_question, postgresql_where=in_question
+        "ix_instance_bytes_in_question",
+        "instance",
+        ["bytes_state", "id"],
+        sqlite_where=in_question,
+        postgresql_where=in_question,
     )
 
     op.create_table(

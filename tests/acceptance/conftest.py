@@ -85,6 +85,12 @@ class RunningNode:
                     events.append(event)
         return events
 
+    @property
+    def pid(self) -> int:
+        """Process of the supervisor."""
+        assert self._process is not None
+        return self._process.pid
+
     def role_pid(self, role: str) -> int:
         """Process of a role as the supervisor last started it."""
         return int([event["pid"] for event in self.events("role started") if event.get("role") == role][-1])

@@ -1,6 +1,6 @@
 """SIGKILL at bad moments: nothing acknowledged is lost, nothing is done twice.
 
-Does not cover power cuts (what was written but not synced): a later drill replays recorded writes for that.
+Does not cover power cuts (what was written but not synced), nor a database that is killed: see drill/
 """
 
 from __future__ import annotations

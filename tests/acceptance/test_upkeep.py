@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pynetdicom import AE
 from sqlalchemy import delete
 
+from iap_node.database.consistency import count_holders
 from iap_node.database.engine import Database
 from iap_node.database.tables import InstanceRow
 from iap_node.listener.intake import Intake
 from iap_node.listener.patients import load_or_create_patient_key
 from iap_node.spool import Spool
 from tests.acceptance.conftest import RunningNode, wait_for
+from tests.integration.listener.conftest import make_instance
 from tests.integration.upkeep.conftest import NOW, Archive, Clock, series_uid
 
 TODAY_AS_DAYS_AGO = (NOW - datetime.now(UTC)) / timedelta(days=1)  # the archive's NOW lies in the past
@@ -134,3 +139,39 @@ def test_fsck_files_what_a_database_restored_from_a_backup_does_not_know(node: R
     assert node.command("fsck", "--settled-after", "0", "--repair").returncode == 0
     assert archive.has_bytes(1)
     assert node.command("fsck", "--deep").returncode == 0
+
+
+def test_fsck_raises_no_alarm_on_a_node_that_is_receiving(node: RunningNode) -> None:
+    node.start()
+    ae = AE(ae_title="SCANNER")
+    ae.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
+    enough = threading.Event()
+    stored: list[int] = []
+
+    def send() -> None:
+        assoc = ae.associate("127.0.0.1", node.port, ae_title="IAP_NODE")
+        while not enough.is_set():
+            series = f"1.2.840.99.{len(stored) // 20}"
+            ds = make_instance(SOPInstanceUID=f"{series}.{len(stored)}", SeriesInstanceUID=series)
+            stored.append(int(assoc.send_c_store(ds).Status))
+        assoc.release()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        wait_for(lambda: len(stored) > 50, "some instances to be stored")
+        checks = [node.command("fsck", "--deep", "--json") for _ in range(3)]
+    finally:
+        enough.set()
+        sender.join(60)
+    assert [json.loads(check.stdout)["problems"] for check in checks] == [[], [], []]
+    assert [check.returncode for check in checks] == [0, 0, 0]
+    assert set(stored) == {0}
+    database = node.database()
+
+    def every_row_is_there() -> bool:
+        with database.reading() as session:
+            return count_holders(session) == len(stored)
+
+    wait_for(every_row_is_there, "the row of every instance that was acknowledged")
+    database.dispose()

@@ -406,6 +406,13 @@ class Footprint:
         return cls(n_threads, len(list((proc / "fd").iterdir())), int(status["VmRSS"].split()[0]) / 1024)
 
 
+    @staticmethod
+    def peak_mib(pid: int) -> float:
+        """The most memory that a process held since it was started."""
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
+
+
 def wait_until_let_go(pid: int, before: Footprint, *, spare_descriptors: int = 0) -> Footprint:
     """Wait until a process holds no more threads and descriptors than before; what it holds then."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -14,6 +17,7 @@ from iap_node.database.retention import Hold
 from iap_node.database.status import status_counts
 from iap_node.database.tables import BytesState, ConflictRow, JudgementRow, QuarantineRow, RouteDecisionRow
 from iap_node.errors import RetriableError
+from iap_node.listener.recovery import recover
 from iap_node.records import JobKind, JobState, SeriesState, StoreOutcome
 from iap_node.upkeep.retention import Removed, plan, remove_expired
 
@@ -326,3 +330,70 @@ def test_a_conflict_whose_bytes_are_lost_is_restored_when_it_comes_again(node: A
     (restored,) = node.rows(ConflictRow)
     assert restored.bytes_state is BytesState.PRESENT and node.spool.path(restored.spool_path).exists()
     assert node.receive(1, comment="other bytes") is StoreOutcome.DUPLICATE
+
+
+def test_directories_that_are_empty_go_too_and_are_made_again_when_something_comes(node: Archive) -> None:
+    node.settle(1, instances=2, days_ago=100)
+    directory = node.spool.path(node.row(1).spool_path).parent
+    run(node)
+    assert not directory.exists()
+    assert node.receive(1, 1) is StoreOutcome.STORED
+    assert node.has_bytes(1, 1)
+
+
+@pytest.mark.parametrize("step", ["mark", "remove", "note"])
+def test_a_crash_at_any_step_files_nothing_anew_and_is_finished_by_the_next_run(
+    node: Archive, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    node.settle(1, instances=2, days_ago=100)
+
+    class Crash(BaseException):
+        """The process ends here."""
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        if step == "mark":  # after the decision, before the first file
+            patched.setattr(node.spool, "remove", crash)
+        elif step == "remove":  # after the files
+            patched.setattr(node.spool, "remove_empty_directory", crash)
+        else:  # before the rows say so
+            patched.setattr(rows, "note_deleted", crash)
+        with pytest.raises(Crash):
+            run(node)
+    recovered = recover(node.spool, node.database, node.intake, settled_after_s=-1.0)
+    assert (recovered.filed, recovered.unreadable) == (0, 0)
+    assert {row.bytes_state for row in node.rows()} == {BytesState.DELETING}
+    assert run(node).instances == 2
+    assert {row.bytes_state for row in node.rows()} == {BytesState.DELETED} and node.files("series") == []
+
+
+def test_senders_at_the_same_moment_lose_nothing(make_archive: Callable[[], Archive]) -> None:
+    node = make_archive()
+    for number in range(1, 6):
+        node.settle(number, instances=2, days_ago=100)
+    begin = threading.Barrier(3)
+
+    def together(work: Callable[[], object]) -> None:
+        begin.wait()
+        work()
+
+    def send(sender: Archive) -> None:
+        for number in range(1, 6):
+            sender.receive(number, 1)  # again
+            sender.receive(number, 3)  # late
+
+    senders = [make_archive(), make_archive()]
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(together, lambda: run(node))]
+        running += [pool.submit(together, lambda sender=sender: send(sender)) for sender in senders]
+        for one in running:
+            one.result()
+    run(node)
+    for number in range(
+        1, 6
+    ):  # the first may have been a duplicate of bytes that went a moment later; the late one not
+        assert node.row(number, 3).bytes_state is BytesState.PRESENT
+    for row in node.rows():
+        assert node.spool.exists(row.spool_path) is (row.bytes_state is BytesState.PRESENT)
