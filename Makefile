@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint bench bench-ingest soak clean
+.PHONY: demo run test lint bench bench-ingest soak fuzz clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -37,6 +37,12 @@ bench-ingest: $(STAMP)
 SOAK_MINUTES ?= 30
 soak: $(STAMP)
 	$(BIN)/python -m tests.acceptance.drill soak --minutes $(SOAK_MINUTES) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
+
+# coverage-guided, SECONDS for each target, then hostile peers by the thousand; corpora and findings in build/fuzz
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+	IAP_NODE_HOSTILE_CONVERSATIONS=2000 IAP_NODE_HOSTILE_FRAGMENTS=1000000 IAP_NODE_HOSTILE_SEED=$$(date +%s) \
+	  $(BIN)/python -m pytest tests/integration/listener -q -s -k hostile
 
 clean:
 	rm -rf build dist *.egg-info var

@@ -13,7 +13,7 @@ from iap_node.listener.upper_layer import P_DATA_TF, PDU_HEADER
 # Element numbers of group 0000.
 AFFECTED_SOP_CLASS_UID, COMMAND_FIELD, MESSAGE_ID, MESSAGE_ID_RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
 COMMAND_DATA_SET_TYPE, STATUS, ERROR_COMMENT, AFFECTED_SOP_INSTANCE_UID = 0x0800, 0x0900, 0x0902, 0x1000
-C_STORE_RQ, C_STORE_RSP, NO_DATA_SET = b"\x01\x00", b"\x01\x80", b"\x01\x01"
+C_STORE_RQ, C_STORE_RSP, N_EVENT_REPORT_RQ, NO_DATA_SET = b"\x01\x00", b"\x01\x80", b"\x00\x01", b"\x01\x01"
 
 ITEM_HEADER = struct.Struct(">IBB")  # length of what follows, context ID, message control header: PS3.8 9.3.5.1
 ITEM_LENGTH_FIELD = 4

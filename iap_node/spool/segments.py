@@ -30,6 +30,7 @@ import xxhash
 
 from iap_node.dicom.file_slice import FileSlice
 from iap_node.dicom.part10 import read_file_meta
+from iap_node.errors import UnreadableInstance
 
 SEGMENT_BYTES = 64 * 1024**2
 ALIGNMENT = 4096  # of records: what one holds can be given back to the file system alone
@@ -182,7 +183,10 @@ def _read_record(handle: int, path: Path, segment_id: str, offset: int, size: in
     where = FileSlice(path, offset, length)
     if kind == RecordKind.INSTANCE and checksum != _checksum_of(handle, where, head):
         return None
-    received_at = _EPOCH + timedelta(microseconds=microseconds)
+    try:
+        received_at = _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:  # a time that we cannot have written
+        return None
     return Record(RecordKind(kind), where, Facts(received_at, _unpack_address(family, packed), checksum))
 
 
@@ -202,7 +206,10 @@ def _unpack_address(family: int, packed: bytes) -> str:
 
 
 def _checksum_of(handle: int, where: FileSlice, head: bytes) -> bytes:
-    checksum = content_checksum(read_file_meta(BytesIO(bytes(PREAMBLE_BYTES) + head)))
+    try:
+        checksum = content_checksum(read_file_meta(BytesIO(bytes(PREAMBLE_BYTES) + head)))
+    except UnreadableInstance:  # file meta that we cannot have written
+        return b""
     position, end = where.offset + PREAMBLE_BYTES + len(head), where.offset + where.length
     while position < end:
         piece = os.pread(handle, min(_READ_AT_ONCE, end - position), position)

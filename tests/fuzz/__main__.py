@@ -17,8 +17,9 @@ from importlib import import_module
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TARGETS = ("commands", "headers", "part10_files", "associations")
+TARGETS = ("commands", "headers", "part10_files", "associations", "segments")
 TIMEOUT_S = 25  # of one input
+MAX_INPUT_BYTES = 40_000
 MEMORY_MIB = 1024  # of the process; what is watched more closely, the targets watch themselves
 
 
@@ -38,7 +39,7 @@ def run(target: str, folder: Path, options: list[str]) -> Result:
     findings = folder / target / "findings"
     before = set(findings.glob("*"))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.one", target, str(folder / target), *options],
+        [sys.executable, "-m", "tests.fuzz.one", target, str(folder / target), f"-max_len={MAX_INPUT_BYTES}", *options],
         cwd=REPOSITORY, capture_output=True, text=True, errors="replace", check=False,
         env=os.environ | {"PYTHONHASHSEED": "0"},
     )  # fmt: skip

@@ -123,7 +123,7 @@ def _between(rng: random.Random) -> tuple[str, bytes]:
         ("an empty command", pdu(item(COMMAND | LAST, b""))),
         ("a command cut short", pdu(item(COMMAND | LAST, store_request("1.2.3")[: -rng.randint(1, 7)]))),
         ("a service without name", pdu(item(COMMAND | LAST, element(0x0100, b"\xee\xee") + element(0x0800, b"\1\1")))),
-        # ("an event report", pdu(item(COMMAND | LAST, event_report_request(), rng.choice([STORAGE, VERIFICATION])))),
+        ("an event report", pdu(item(COMMAND | LAST, event_report_request(), rng.choice([STORAGE, VERIFICATION])))),
     ]
     return rng.choice(choices)
 

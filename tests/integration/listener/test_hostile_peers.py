@@ -34,6 +34,7 @@ from tests.integration.listener.hostile import (
     SEED,
     Footprint,
     converse,
+    event_report_request,
     hold,
     judge,
     knock,
@@ -243,6 +244,15 @@ def test_one_byte_fragments_without_end_cost_nothing_but_their_time(node: Node) 
         assert sender.is_aborted()  # the empty fragments were of another context
     bystander.leave()
     assert_filed(node.spool, node.database, {sop_instance_uid: dataset} | bystander.sent)
+
+
+def test_event_reports_start_no_threads(node: Node) -> None:
+    """pynetdicom would serve each in a thread of its own."""
+    before = Footprint.of(os.getpid())
+    with RawSender(node.port) as sender:
+        sender.send(pdu(item(COMMAND | LAST, event_report_request())) * 500)
+        assert sender.is_aborted()
+    wait_until_let_go(os.getpid(), before)
 
 
 # ---------------------------------------------------------------- before an association stands

@@ -1,0 +1,21 @@
+"""A short run of every fuzz target, the same one each time; `make fuzz` is the long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.__main__ import MEMORY_MIB, TARGETS, TIMEOUT_S, run
+
+N_EXECUTIONS = {"commands": 20_000, "headers": 1000, "part10_files": 3000, "associations": 500, "segments": 1000}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_stands_a_thousand_inputs(target: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris has no wheel for this platform or Python")
+    n = N_EXECUTIONS[target]
+    result = run(target, tmp_path, [f"-runs={n}", "-seed=1", f"-timeout={TIMEOUT_S}", f"-rss_limit_mb={MEMORY_MIB}"])
+    assert not result.findings, result.output
+    assert result.n_executions >= n
+    assert result.n_edges > 0, "nothing is instrumented"
