@@ -56,7 +56,6 @@ def serve(config_path: Path = CONFIG) -> None:
     stop = _stop_on_signals()
     log.info("node starts", ae_title=config.listener.ae_title, bind=config.listener.bind, port=config.listener.port)
     arguments = ("--config", str(config_path.resolve()))
-    # the roles get their own stop time, and two seconds to write down what they did
     supervisor = Supervisor([Role(name, (name, *arguments)) for name in ROLES], _stop_timeout_s(config) + 2.0)
     try:
         supervisor.run(stop)
@@ -95,6 +94,7 @@ def listen(
 def _serving(config: NodeConfig, database: Database, port: SharedPort | None = None) -> Iterator[StoreScp]:
     """A listener that serves, in this process."""
     from iap_node.database import archive
+    from iap_node.listener.limits import DiskReserve
     from iap_node.listener.recovery import recover
     from iap_node.listener.scp import StoreScp
 
@@ -107,16 +107,20 @@ def _serving(config: NodeConfig, database: Database, port: SharedPort | None = N
     # the rows would make each of them wait a hundred times as long.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     spool = _spool(config, prepared_bytes=config.spool.prepared_mb * 1024**2 // config.listener.processes)
-    with closing(_intake(config, database, spool)) as intake:
+    disk = DiskReserve(config.spool_dir, config.spool.disk_reserve_mb * 1024**2)
+    intake = _intake(config, database, spool)
+    try:
         if port is None:
             recover(spool, database, intake)
-        scp = StoreScp(config.listener, intake, on_release, port)
+        scp = StoreScp(config.listener, intake, on_release, port, disk)
         scp.start()
         spool.start_preparing()
         try:
             yield scp
         finally:
             scp.stop()
+    finally:
+        intake.close(ROWS_AT_STOP_S)
 
 
 def _listen_in_processes(config: NodeConfig, config_path: Path, database: Database, stop: threading.Event) -> None:
@@ -136,7 +140,7 @@ def _listen_in_processes(config: NodeConfig, config_path: Path, database: Databa
             for number in range(1, config.listener.processes + 1)
         ]
         # what a process that crashed had acknowledged must be in the archive, before its senders ask for it
-        supervisor = Supervisor(roles, config.listener.stop_timeout_s + 1.0, lambda: _recover(config, database))
+        supervisor = Supervisor(roles, _stop_timeout_s(config), lambda: _recover(config, database))
         try:
             with noted_port(config.data_dir, port.number):
                 supervisor.run(stop)
@@ -218,8 +222,8 @@ def _start_role(role: str, config_path: Path, supervised: bool) -> tuple[NodeCon
 
 
 def _stop_timeout_s(config: NodeConfig) -> float:
-    """How long the slowest role may take to stop: `listen`, which waits for its processes where it has some."""
-    return config.listener.stop_timeout_s + (2.0 if config.listener.processes > 1 else 0.0)
+    """How long a role may take to stop: `listen`, the slowest, finishes running stores and writes down what came."""
+    return config.listener.stop_timeout_s + ROWS_AT_STOP_S + 2.0
 
 
 def _stop_on_signals() -> threading.Event:

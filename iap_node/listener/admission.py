@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 
 from pydicom.uid import UID
 from pynetdicom.pdu_primitives import SOPClassCommonExtendedNegotiation
@@ -18,22 +18,22 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from iap_node.config import ANY_AE_TITLE, ListenerConfig
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
+from iap_node.listener.places import Full
 
 VERIFICATION = "1.2.840.10008.1.1"  # PS3.4 Annex A
 STORAGE_SERVICE_CLASS = "1.2.840.10008.4.2"  # PS3.4 Annex B; PS3.6 Table A-1
-REJECTED_PERMANENT = 1  # Result of A-ASSOCIATE-RJ, PS3.8 Table 9-21
-SOURCE_SERVICE_USER = 1
 
 _STORAGE_SOP_CLASSES = frozenset(STORAGE_SOP_CLASSES)
 _TRANSFER_SYNTAXES = frozenset(TRANSFER_SYNTAXES)
 
 
-class RejectReason(IntEnum):
-    """Reason/Diag. of an A-ASSOCIATE-RJ whose source is the service user (PS3.8 Table 9-21)."""
+class RejectReason(Enum):
+    """Result, Source and Reason/Diag. of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)."""
 
-    NO_REASON_GIVEN = 1
-    CALLING_AE_TITLE_NOT_RECOGNIZED = 3
-    CALLED_AE_TITLE_NOT_RECOGNIZED = 7
+    NO_REASON_GIVEN = (1, 1, 1)  # permanent, service user
+    CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
+    CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
+    LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # transient, service provider (presentation related)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,40 @@ class Admission:
             return Refusal(RejectReason.CALLED_AE_TITLE_NOT_RECOGNIZED, remedy)
         return None
 
+    def peer(self, *, calling_ae_title: str, address: str) -> str:
+        """Who counts as one peer: an address, with its AE title where titles are named.
+
+        Where anybody may send, a title says nothing: a sender may call itself anything. Where titles are named, they
+        tell the senders apart that share an address, behind a gateway or a container's bridge.
+        """
+        peer = str(_address(address) or address)
+        return peer if ANY_AE_TITLE in self._calling_ae_titles else f"{peer} {calling_ae_title.strip()}"
+
     def _is_known_address(self, address: str) -> bool:
-        try:
-            peer = ipaddress.ip_address(address.partition("%")[0])  # without the zone of a link-local address
-        except ValueError:
-            return False
-        if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
-            peer = peer.ipv4_mapped
-        return any(peer in network for network in self._networks)
+        peer = _address(address)
+        return peer is not None and any(peer in network for network in self._networks)
+
+
+def crowding(full: Full) -> Refusal:
+    """The refusal of a peer that may send, and for which there is no place now."""
+    return Refusal(RejectReason.LOCAL_LIMIT_EXCEEDED, _REMEDIES[full])
+
+
+_REMEDIES = {
+    Full.LISTENER: "all places are taken; raise listener.max_associations, or let it try again",
+    Full.PEER: "this peer has all it may have; raise listener.max_associations_per_peer, or let it try again",
+}
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address as it is compared: without the zone of a link-local one, IPv4 as IPv4 on a socket for both."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
 
 
 def is_storage(abstract_syntax: str) -> bool:

@@ -106,6 +106,11 @@ class Associations:
             if activity is not None:
                 activity.n_failed += 1
 
+    def n_busy(self) -> int:
+        """How many are receiving, filing or answering something."""
+        with self._changed:
+            return sum(activity.busy for activity in self._activities.values())
+
     def count(self) -> int:
         """How many associations are open."""
         with self._changed:

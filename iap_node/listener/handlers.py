@@ -6,6 +6,7 @@ of PS3.4 Table B.2-1 with a comment that says what to do, and the association go
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -24,20 +25,18 @@ from pynetdicom.presentation import PresentationContextTuple
 
 from iap_node.dicom.status import StoreStatus
 from iap_node.errors import RetriableError, UnreadableInstance, where
-from iap_node.listener.admission import (
-    REJECTED_PERMANENT,
-    SOURCE_SERVICE_USER,
-    Admission,
-    storage_service,
-    supported_contexts,
-)
+from iap_node.listener.admission import Admission, crowding, storage_service, supported_contexts
 from iap_node.listener.associations import Associations
 from iap_node.listener.intake import AcceptedInstance, InstanceMismatch, Intake
+from iap_node.listener.limits import DiskLow, DiskReserve, InstanceTooLarge, Limits
 from iap_node.listener.reception import Reception
+from iap_node.spool import MAX_RECORD_BYTES
 
 MAX_COMMENT = 64  # Error Comment (0000,0902) is LO: 64 characters, no backslash
 
 DISK_OR_DATABASE = "Not stored: disk or archive of receiver fails; send again later"
+DISK_LOW = "Not stored: the disk of the receiver is low; send again later"
+TOO_LARGE = "Not stored: larger than the receiver takes (max_instance_mb)"
 MISMATCH = "Quarantined: SOP UIDs of C-STORE-RQ and data set differ"
 UNREADABLE = "Quarantined: "
 UNEXPECTED = "Not stored: receiver error, see its log; send again later"
@@ -63,11 +62,22 @@ class Handlers:
     on_release
         Called with the Series Instance UIDs of what arrived when a sender releases its association, and not
         when it aborts or is cut off: then more may come. None: nothing is called.
+    disk
+        Asked before an instance is taken. None: it may fill up.
     """
 
     def __init__(
-        self, intake: Intake, admission: Admission, associations: Associations, on_release: OnRelease | None
+        self,
+        intake: Intake,
+        admission: Admission,
+        associations: Associations,
+        limits: Limits,
+        on_release: OnRelease | None,
+        disk: DiskReserve | None = None,
     ) -> None:
+        self.limits = limits
+        self._disk = disk
+        self._crowding: set[str] = set()  # peers that were told, since they last got a place
         self._intake = intake
         self._admission = admission
         self._associations = associations
@@ -85,14 +95,13 @@ class Handlers:
             (evt.EVT_PDU_SENT, self.on_pdu_sent),
             (evt.EVT_RELEASED, self.on_released),
             (evt.EVT_ABORTED, self.on_aborted),
-            (evt.EVT_REJECTED, self.on_rejected),
             (evt.EVT_CONN_CLOSE, self.on_connection_closed),
         ]
 
     # ------------------------------------------------------------ association
 
     def on_requested(self, event: evt.Event) -> None:
-        """Reject who may not send; support of the proposed contexts what we can store."""
+        """Reject who may not send, or has no place; support of the proposed contexts what we can store."""
         assoc: Association = event.assoc
         request = cast(A_ASSOCIATE, assoc.requestor.primitive)
         address = str(assoc.requestor.address)
@@ -101,14 +110,23 @@ class Handlers:
             called_ae_title=request.called_ae_title,
             address=address,
         )
+        level = logging.WARNING
         if refusal is None:
-            assoc.acceptor.supported_contexts = supported_contexts(request.presentation_context_definition_list)
-            return
-        log.warning(
-            "association rejected", calling_ae_title=request.calling_ae_title.strip(), source_address=address,
+            peer = self._admission.peer(calling_ae_title=request.calling_ae_title, address=address)
+            full = self._associations.admit(assoc, peer)
+            if full is None:
+                self._crowding.discard(peer)
+                assoc.acceptor.supported_contexts = supported_contexts(request.presentation_context_definition_list)
+                return
+            refusal = crowding(full)
+            if peer in self._crowding:  # once is enough: one that floods us must not flood the log, too
+                level = logging.DEBUG
+            self._crowding.add(peer)
+        log.log(
+            level, "association rejected", calling_ae_title=request.calling_ae_title.strip(), source_address=address,
             reason=refusal.reason.name, remedy=refusal.remedy,
         )  # fmt: skip
-        assoc.acse.send_reject(REJECTED_PERMANENT, SOURCE_SERVICE_USER, refusal.reason)
+        assoc.acse.send_reject(*refusal.reason.value)
         assoc.kill()  # waits until A-ASSOCIATE-RJ has left; pynetdicom closes the connection next
 
     def on_sop_common(self, event: evt.Event) -> dict[str, SOPClassCommonExtendedNegotiation]:
@@ -124,14 +142,6 @@ class Handlers:
         log.info(
             "association established", calling_ae_title=calling_ae_title, source_address=address,
             n_contexts=len(assoc.accepted_contexts), n_refused_contexts=len(assoc.rejected_contexts),
-        )  # fmt: skip
-
-    def on_rejected(self, event: evt.Event) -> None:
-        """Note what pynetdicom rejects itself: an association beyond the limit."""
-        calling_ae_title, address = _peer(event.assoc)
-        log.warning(
-            "association rejected", calling_ae_title=calling_ae_title, source_address=address,
-            reason="LOCAL_LIMIT_EXCEEDED", remedy="raise listener.max_associations, or let it try again",
         )  # fmt: skip
 
     def on_released(self, event: evt.Event) -> None:
@@ -200,6 +210,7 @@ class Handlers:
         return ds
 
     def _receive(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> AcceptedInstance:
+        self._refuse_while_disk_is_low()
         calling_ae_title, address = _peer(assoc)
         return self._intake.accept_whole(
             request.DataSet.getvalue() if request.DataSet else b"",  # shares its memory with the request
@@ -224,8 +235,9 @@ class Handlers:
         Raises
         ------
         RetriableError
-            The disk does not work.
+            The disk is low (`DiskLow`) or does not work.
         """
+        self._refuse_while_disk_is_low()
         calling_ae_title, address = _peer(assoc)
         return self._intake.open(
             sop_class_uid=sop_class_uid,
@@ -234,6 +246,29 @@ class Handlers:
             calling_ae_title=calling_ae_title,
             source_address=address,
         )
+
+    def check_store(self, n_bytes: int) -> None:
+        """The data set of a store has so many bytes so far; for large ones called again and again.
+
+        Raises
+        ------
+        InstanceTooLarge, RetriableError
+            It cannot be stored; that is told when it has come in whole.
+        PeerOutOfBounds
+            Even that is too much; abort.
+        """
+        self.limits.size.check(n_bytes)
+        if self._disk is not None and n_bytes > MAX_RECORD_BYTES:
+            reason = self._disk.refusal_of_running()
+            if reason is not None:
+                raise DiskLow(reason)
+
+    def _refuse_while_disk_is_low(self) -> None:
+        if self._disk is not None:
+            # the others that are busy may have as much in memory, or in a segment without blocks
+            reason = self._disk.refusal(expected_bytes=self._associations.n_busy() * MAX_RECORD_BYTES)
+            if reason is not None:
+                raise DiskLow(reason)
 
     def complete_store(self, reception: Reception) -> AcceptedInstance:
         """The data set came in whole; for use within `answer_store`."""
@@ -254,6 +289,12 @@ class Handlers:
             answer = _answer(StoreStatus.SOP_CLASS_MISMATCH, MISMATCH)
         except UnreadableInstance as error:
             answer = _answer(StoreStatus.CANNOT_UNDERSTAND, f"{UNREADABLE}{error}")
+        except InstanceTooLarge as error:
+            logged.warning("instance not stored", error=str(error))
+            answer = _answer(StoreStatus.CANNOT_UNDERSTAND, TOO_LARGE)  # why this one: `SizeLimit`
+        except DiskLow as error:  # its beginning and its end are in the log
+            logged.debug("instance not stored", error=str(error))
+            answer = _answer(StoreStatus.OUT_OF_RESOURCES, DISK_LOW)
         except RetriableError as error:
             logged.error("instance not stored", error=str(error))
             answer = _answer(StoreStatus.OUT_OF_RESOURCES, DISK_OR_DATABASE)

@@ -9,10 +9,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from iap_node.config import ListenerConfig
 from iap_node.errors import NodeError, PermanentError, RetriableError
 from iap_node.spool import disk_errors_are_retriable
 
@@ -36,6 +38,24 @@ class DiskLow(RetriableError):
 
 class PeerOutOfBounds(NodeError):
     """The peer costs more than it may, and cannot be told in an answer: the association is aborted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one association of a listener may cost."""
+
+    size: SizeLimit
+    min_bytes_per_s: float
+    window_s: float
+
+    @classmethod
+    def of(cls, config: ListenerConfig) -> Limits:
+        """The limits that a configuration sets."""
+        return cls(SizeLimit(config.max_instance_mb * MIB), config.min_bytes_per_s, config.idle_timeout_s)
+
+    def new_pace(self) -> Pace:
+        """For a new association."""
+        return Pace(self.min_bytes_per_s, self.window_s)
 
 
 class SizeLimit:

@@ -14,6 +14,7 @@ import hashlib
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
@@ -57,6 +58,8 @@ class Places:
         else:  # opened anew: locks belong to the opening, and an inherited one would be the parent's as well
             self.handle = os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
             os.close(handle)
+        self.close = weakref.finalize(self, os.close, self.handle)
+        """Give all places back; the table is gone when the last process has done so."""
 
     def take(self, peer: str) -> int | Full:
         """A place for an association of this peer, or which limit leaves none."""
@@ -80,15 +83,9 @@ class Places:
     def give_back(self, place: int) -> None:
         """The association that had it has ended."""
         with self._turn:
-            if place in self._held:  # not after `close`
+            if place in self._held and self.close.alive:
                 self._held.remove(place)
                 self._lock(fcntl.F_UNLCK, place)
-
-    def close(self) -> None:
-        """Give all places back; the table is gone when the last process has closed it."""
-        with self._turn:
-            self._held.clear()
-            os.close(self.handle)
 
     def _is_taken_elsewhere(self, place: int) -> bool:
         request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)

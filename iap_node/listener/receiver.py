@@ -11,6 +11,7 @@ Source: PS3.8 9.3.5 and Annex E.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Any, cast
@@ -34,7 +35,6 @@ from iap_node.listener.command_set import (
     ITEM_HEADER,
     ITEM_LENGTH_FIELD,
     MESSAGE_ID,
-    N_EVENT_REPORT_RQ,
     NO_DATA_SET,
     command_pdus,
     decode_command,
@@ -42,6 +42,7 @@ from iap_node.listener.command_set import (
 )
 from iap_node.listener.handlers import Handlers
 from iap_node.listener.intake import AcceptedInstance
+from iap_node.listener.limits import InstanceTooLarge, PeerOutOfBounds
 from iap_node.listener.reception import Reception
 from iap_node.listener.upper_layer import (
     CONNECTION_CLOSED,
@@ -56,6 +57,7 @@ from iap_node.listener.upper_layer import (
 )
 
 BUFFER_BYTES = 524_288  # one per association; an instance that fits is written at once
+CHECK_BYTES = 1024**2  # of a data set; how often it is asked whether that is too much
 MAX_COMMAND_BYTES = 65_536  # a C-STORE-RQ has about 200
 MAX_OTHER_DATA_SET_BYTES = 1024**2  # of a service that is not storage; we offer none that has one
 
@@ -123,7 +125,9 @@ class Receiver:
         self._request: dict[int, bytes] = {}
         self._n_other = 0
         self._reception: Reception | None = None
-        self._failure: RetriableError | None = None  # why the data set that is coming in cannot be stored
+        self._n_data_set = self._check_at = 0  # bytes of the data set so far, and when to ask whether that is too much
+        self._pace = handlers.limits.new_pace()
+        self._failure: RetriableError | InstanceTooLarge | None = None  # why what comes in cannot be stored
 
     def run(self) -> None:
         """File and answer stores until pynetdicom has something to do: a message to serve, an association to end."""
@@ -146,10 +150,13 @@ class Receiver:
         except OSError:
             dul.indicate(CONNECTION_CLOSED)
         except _Violation as violation:
-            self._log_violation(str(violation))
+            self._log_abort(f"the peer sent {violation}")
             dul.indicate(INVALID_PDU)
+        except PeerOutOfBounds as error:
+            self._log_abort(str(error))
+            self._assoc.abort()
         except Exception as error:  # noqa: BLE001 - an edge: pynetdicom's decoding of hostile bytes, or our own fault
-            self._log_violation(f"what cannot be decoded: {where(error)}")
+            self._log_abort(f"the peer sent what cannot be decoded: {where(error)}")
             dul.indicate(INVALID_PDU)
         self._over = True
         self._drop()
@@ -203,8 +210,6 @@ class Receiver:
             self._request = decode_command(encoded)
         except ValueError as error:
             raise _Violation(f"a command set {error}") from None
-        if self._request.get(COMMAND_FIELD) == N_EVENT_REPORT_RQ:
-            raise _Violation("an event report: pynetdicom would start a thread for each, and we asked for none")
         has_data_set = self._request.get(COMMAND_DATA_SET_TYPE) != NO_DATA_SET
         context = self._assoc._accepted_cx[context_id]
         is_store = self._request.get(COMMAND_FIELD) == C_STORE_RQ and len(self._request.get(MESSAGE_ID, b"")) == 2
@@ -219,15 +224,19 @@ class Receiver:
 
     def _read_data_set(self, size: int, *, is_last: bool) -> None:
         for piece in self._pieces(size):
-            if self._reception is not None:
-                try:
+            self._n_data_set += len(piece)
+            try:
+                if self._n_data_set >= self._check_at:
+                    self._check_at = self._n_data_set + CHECK_BYTES
+                    self._handlers.check_store(self._n_data_set)
+                if self._reception is not None:
                     self._reception.write(piece)
-                except RetriableError as error:
-                    self._fail(error)
+            except (RetriableError, InstanceTooLarge) as error:
+                self._fail(error)
         if is_last:
             self._answer_store()
 
-    def _fail(self, error: RetriableError) -> None:
+    def _fail(self, error: RetriableError | InstanceTooLarge) -> None:
         """The data set that comes in cannot be stored; that is told in the answer, which comes after it."""
         self._failure = error
         self._drop()
@@ -251,6 +260,7 @@ class Receiver:
 
     def _open_store(self, transfer_syntax_uid: str) -> None:
         self._failure = None
+        self._n_data_set, self._check_at = 0, CHECK_BYTES
         try:
             self._reception = self._handlers.open_store(
                 self._assoc,
@@ -276,6 +286,7 @@ class Receiver:
     def _file(self) -> AcceptedInstance:
         if self._failure is not None:
             raise self._failure
+        self._handlers.limits.size.check(self._n_data_set)
         return self._handlers.complete_store(cast(Reception, self._reception))
 
     def _drop(self) -> None:
@@ -283,10 +294,10 @@ class Receiver:
             self._reception.drop()
             self._reception = None
 
-    def _log_violation(self, how: str) -> None:
+    def _log_abort(self, why: str) -> None:
         peer = self._assoc.requestor
         log.warning(
-            "association aborted", why=f"the peer sent {how}", calling_ae_title=str(peer.ae_title).strip(),
+            "association aborted", why=why, calling_ae_title=str(peer.ae_title).strip(),
             source_address=str(peer.address),
         )  # fmt: skip
 
@@ -317,10 +328,16 @@ class Receiver:
         elif self._end == len(self._buffer):
             self._make_room()
         while (size := self._wire.read_into(self._buffer[self._end :])) is None:
+            waits_since_s = time.monotonic()
             if not self._wire.wait():
                 self._check_association()
+            if self._context_id or self._left_of_pdu or self._end > self._start:
+                self._pace.waited(time.monotonic() - waits_since_s)
+            else:  # between messages a peer may take its time: `idle_timeout_s`
+                self._pace.begin()
         if not size:
             raise ConnectionResetError
+        self._pace.received(size)
         self._end += size
         self._assoc.dul._idle_timer.restart()
 

@@ -37,6 +37,7 @@ from iap_node.listener.admission import VERIFICATION, Admission
 from iap_node.listener.associations import Associations
 from iap_node.listener.handlers import Handlers, OnRelease
 from iap_node.listener.intake import Intake
+from iap_node.listener.limits import DiskReserve, Limits
 from iap_node.listener.places import Places
 from iap_node.listener.receiver import StoreRequestHandler
 from iap_node.listener.shared_port import BACKLOG, SharedPort, why_not_bound
@@ -61,6 +62,8 @@ class StoreScp:
         See `Handlers`.
     shared
         What this process shares with others that serve the same port; closed by `stop`. None: it serves it alone.
+    disk
+        See `Handlers`.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class StoreScp:
         intake: Intake,
         on_release: OnRelease | None = None,
         shared: SharedPort | None = None,
+        disk: DiskReserve | None = None,
     ) -> None:
         self._config = config
         self._shared = shared
@@ -76,7 +80,9 @@ class StoreScp:
             Places(config.max_associations, config.max_associations_per_peer) if shared is None else shared.places
         )
         self._associations = Associations(self._places)
-        self._handlers = Handlers(intake, Admission(config), self._associations, on_release)
+        self._handlers = Handlers(
+            intake, Admission(config), self._associations, Limits.of(config), on_release, disk
+        )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Lock()
@@ -115,7 +121,7 @@ class StoreScp:
         tls = server_tls_context(config.tls) if config.tls.enabled else None
         ae = AE(ae_title=config.ae_title)
         ae.add_supported_context(VERIFICATION)  # storage contexts follow what each sender proposes: `on_requested`
-        ae.maximum_associations = config.max_associations
+        ae.maximum_associations = sys.maxsize  # `places` counts: pynetdicom would count those in negotiation, too
         ae.maximum_pdu_size = config.max_pdu_bytes
         ae.acse_timeout = config.association_timeout_s
         ae.network_timeout = config.idle_timeout_s

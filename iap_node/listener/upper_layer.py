@@ -92,7 +92,8 @@ class Wire(AssociationSocket):
         """From here on `read_into` is used instead of `recv`."""
         with self._turn:
             if self.socket is not None:
-                self.socket.settimeout(0)
+                with contextlib.suppress(OSError):  # closed meanwhile: whoever reads will see
+                    self.socket.settimeout(0)
 
     def read_into(self, view: memoryview) -> int | None:
         """How many bytes were read, None when there are none yet, 0 when the peer closed the connection.
@@ -161,7 +162,13 @@ class _StateMachine(StateMachine):
             with contextlib.suppress(queue.Empty):
                 self.dul.to_provider_queue.get(block=False)
             return
+        if event == CONNECTION_CLOSED and self.current_state == IDLE:
+            return  # whoever sends and whoever reads may notice it both
         super().do_action(event)
+        if self.current_state == IDLE and self.dul.assoc.requestor.primitive is None:
+            # The association's thread waits for a request that does not come any more. Without a word it would wait
+            # to the end of the timeout, and a peer that connects again and again would pile up threads.
+            self.dul.to_user_queue.put(None)
 
 
 class UpperLayer(DULServiceProvider):

@@ -28,6 +28,7 @@ from iap_node.config import ListenerConfig
 from iap_node.database.engine import Database
 from iap_node.database.tables import ConflictRow, InstanceRow, QuarantineRow
 from iap_node.listener.intake import Intake
+from iap_node.listener.limits import DiskReserve
 from iap_node.listener.scp import StoreScp
 from iap_node.spool import RecordKind, Spool
 
@@ -191,12 +192,14 @@ def make_node(tmp_path: Path, database: Database) -> Iterator[Callable[..., Node
     """Factory of running listeners on a free port: `make_node(idle_timeout_s=1)`."""
     nodes: list[Node] = []
 
-    def make(*, start: bool = True, intake: Intake | None = None, **changes: Any) -> Node:
+    def make(
+        *, start: bool = True, intake: Intake | None = None, disk: DiskReserve | None = None, **changes: Any
+    ) -> Node:
         spool = Spool(tmp_path / "spool")
         intake = intake or Intake(spool, database, KEY)
         config = ListenerConfig.model_validate({"port": 0, "stop_timeout_s": 20} | changes)
         released: list[list[str]] = []
-        node = Node(spool, database, intake, StoreScp(config, intake, released.append), config, released)
+        node = Node(spool, database, intake, StoreScp(config, intake, released.append, disk=disk), config, released)
         nodes.append(node)
         if start:
             node.scp.start()

@@ -15,7 +15,7 @@ from iap_node.config import ListenerConfig
 from iap_node.database.engine import Database
 from iap_node.database.tables import InstanceRow
 from iap_node.errors import ConfigError
-from iap_node.listener.intake import FiledInstance, Intake
+from iap_node.listener.intake import AcceptedInstance, Intake
 from iap_node.listener.reception import Reception
 from iap_node.listener.scp import StoreScp
 from iap_node.spool import Spool
@@ -43,10 +43,10 @@ class WaitingIntake(Intake):
         self.entered = threading.Event()
         self.go_on = threading.Event()
 
-    def complete(self, reception: Reception) -> FiledInstance:
+    def accept(self, reception: Reception) -> AcceptedInstance:
         self.entered.set()
         assert self.go_on.wait(60)
-        return super().complete(reception)
+        return super().accept(reception)
 
 
 @pytest.fixture

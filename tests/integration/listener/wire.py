@@ -99,9 +99,16 @@ def association_request(
 class RawSender:
     """An association, negotiated; then bytes."""
 
-    def __init__(self, port: int, *, max_pdu_bytes: int = 16384, transfer_syntax_uid: str = ExplicitVRLittleEndian):
+    def __init__(
+        self,
+        port: int,
+        *,
+        max_pdu_bytes: int = 16384,
+        transfer_syntax_uid: str = ExplicitVRLittleEndian,
+        address: str = "127.0.0.1",
+    ):
         self.longest_pdu = 0  # bytes behind the header, of what was read
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
+        self.socket = socket.create_connection(("127.0.0.1", port), WAIT_S, source_address=(address, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         contexts = [
             build_context(MRImageStorage, transfer_syntax_uid),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,8 +17,8 @@ from iap_node.listener.admission import Admission
 from iap_node.listener.associations import Associations
 from iap_node.listener.handlers import Handlers
 from iap_node.listener.intake import Intake
+from iap_node.listener.limits import Limits
 from iap_node.listener.places import Places
-from iap_node.records import StoreOutcome
 from iap_node.spool import Spool
 
 
@@ -32,9 +33,16 @@ def associations() -> Associations:
 
 
 @pytest.fixture
-def handlers(tmp_path: Path, associations: Associations, released: list[list[str]]) -> Handlers:
+def intake(tmp_path: Path) -> Iterator[Intake]:
     intake = Intake(Spool(tmp_path), Database(f"sqlite:///{tmp_path / 'node.sqlite'}"), b"k" * 32)
-    return Handlers(intake, Admission(ListenerConfig()), associations, released.append)
+    yield intake
+    intake.close()
+
+
+@pytest.fixture
+def handlers(intake: Intake, associations: Associations, released: list[list[str]]) -> Handlers:
+    config = ListenerConfig()
+    return Handlers(intake, Admission(config), associations, Limits.of(config), released.append)
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def assoc(associations: Associations, monkeypatch: pytest.MonkeyPatch) -> Associ
     assoc = Association(AE(), "acceptor")
     monkeypatch.setattr(assoc, "is_alive", lambda: True)
     associations.opened(assoc, "SCANNER", "127.0.0.1")
-    associations.filed(assoc, StoreOutcome.STORED, "1.2.3")
+    associations.accepted(assoc, "1.2.3")
     return assoc
 
 
@@ -52,11 +60,12 @@ def event(assoc: Association, **facts: Any) -> evt.Event:
 
 
 def test_connection_that_closes_before_the_release_is_told_does_not_hide_the_release(
-    handlers: Handlers, assoc: Association, released: list[list[str]]
+    handlers: Handlers, intake: Intake, assoc: Association, released: list[list[str]]
 ) -> None:
     assoc.is_released = True
     handlers.on_connection_closed(event(assoc))  # in pynetdicom's other thread
     handlers.on_released(event(assoc))
+    assert intake.flush(30)
     assert released == [["1.2.3"]]
 
 
@@ -69,12 +78,13 @@ def test_connection_that_just_closes_is_no_release(
 
 
 def test_release_of_an_association_without_instances_tells_nothing(
-    handlers: Handlers, associations: Associations, released: list[list[str]]
+    handlers: Handlers, intake: Intake, associations: Associations, released: list[list[str]]
 ) -> None:
     silent = Association(AE(), "acceptor")
     associations.opened(silent, "SCANNER", "127.0.0.1")
     handlers.on_released(event(silent))
     handlers.on_aborted(event(silent))
+    assert intake.flush(30)
     assert released == []
 
 
