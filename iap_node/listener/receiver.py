@@ -35,6 +35,7 @@ from iap_node.listener.command_set import (
     ITEM_HEADER,
     ITEM_LENGTH_FIELD,
     MESSAGE_ID,
+    N_EVENT_REPORT_RQ,
     NO_DATA_SET,
     command_pdus,
     decode_command,
@@ -210,6 +211,8 @@ class Receiver:
             self._request = decode_command(encoded)
         except ValueError as error:
             raise _Violation(f"a command set {error}") from None
+        if self._request.get(COMMAND_FIELD) == N_EVENT_REPORT_RQ:
+            raise _Violation("an event report: pynetdicom would start a thread for each, and we asked for none")
         has_data_set = self._request.get(COMMAND_DATA_SET_TYPE) != NO_DATA_SET
         context = self._assoc._accepted_cx[context_id]
         is_store = self._request.get(COMMAND_FIELD) == C_STORE_RQ and len(self._request.get(MESSAGE_ID, b"")) == 2
