@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,7 +93,8 @@ def fsck(
         expected = count_holders(session)
     problems: list[Problem] = []
     out = console()
-    with Progress(console=out, transient=True, disable=as_json or not out.is_terminal) as progress:
+    bar = Progress(console=out, transient=True, disable=as_json or not out.is_terminal)
+    with closing(intake), bar as progress:
         rows = progress.add_task("rows", total=expected)
         files = progress.add_task("files", total=expected)
 
@@ -111,7 +113,7 @@ def fsck(
             database,
             lambda spool_path: checksum_of(spool, spool_path),
             deep=deep,
-            adopt=(lambda spool_path: adopt(spool, intake, spool_path)) if repair else None,
+            adopt=(lambda spool_path, facts: adopt(spool, intake, spool_path, facts)) if repair else None,
             settled_after_s=settled_after_s,
             report=note,
             progress=show_progress,

@@ -40,7 +40,7 @@ from iap_node.spool.files import (
     disk_errors_are_retriable,
     make_directory,
 )
-from iap_node.spool.lanes import SEGMENTS, Lanes, abandoned, erase_records, settle
+from iap_node.spool.lanes import SEGMENTS, UNSETTLED, Lanes, abandoned, erase_records, settle
 from iap_node.spool.new_instance import NewInstance
 from iap_node.spool.segments import (
     MARK,
@@ -52,6 +52,7 @@ from iap_node.spool.segments import (
     RecordKind,
     aligned,
     erase,
+    has_records,
     read_records,
 )
 
@@ -325,50 +326,80 @@ class Spool:
         """All segments, marked ones included."""
         yield from sorted(self._root.glob(f"{SEGMENTS}/??/*{SUFFIX}"))
 
-    def records(self, segment: Path) -> Iterator[tuple[str, Record]]:
+    def records(self, segment: Path, *, verify: bool = True) -> Iterator[tuple[str, Record]]:
         """The whole instances of a segment, by spool path; a note's is that of the file that it tells of.
+
+        None where the segment is gone meanwhile.
+
+        Parameters
+        ----------
+        verify
+            See `read_records`.
 
         Raises
         ------
         RetriableError
             The disk fails.
         """
-        with disk_errors_are_retriable(self._root):
-            for record in read_records(segment):
+        name = segment.relative_to(self._root).as_posix()
+        with disk_errors_are_retriable(self._root), contextlib.suppress(FileNotFoundError):
+            for record in read_records(segment, verify=verify):
                 if record.kind is RecordKind.NOTE:
                     yield _text_of(record), record
                 else:
-                    where = record.where
-                    name = segment.relative_to(self._root).as_posix()
-                    yield f"{name}#{where.offset}+{where.length}", record
+                    yield f"{name}#{record.where.offset}+{record.where.length}", record
 
-    def abandoned_segments(self) -> Iterator[Path]:
-        """Segments whose process ended before all their rows were written; each is locked while it is looked at.
-
-        When the caller goes on, all records of the segment must have their rows: it is settled then.
+    def is_dead(self, segment: Path) -> bool:
+        """Whether nothing lies in a segment and nobody will write to it: a crash came before it was removed.
 
         Raises
         ------
         RetriableError
             The disk fails.
         """
+        mark = self._root / SEGMENTS / UNSETTLED / segment.name.removesuffix(SUFFIX)
         with disk_errors_are_retriable(self._root):
-            for path, handle in abandoned(self._root):
-                adopted = False
-                try:
-                    records = list(read_records(path))
-                    if records:
-                        yield path
-                        for record in records:
-                            if record.kind is RecordKind.NOTE:
-                                erase(handle, record.where.offset, record.where.length)
-                        last = records[-1].where
-                        settle(self._root, path, handle, aligned(last.offset + last.length))
-                    else:
-                        adopted = self._lanes.adopt(path, handle)
-                finally:
-                    if not adopted:
-                        os.close(handle)
+            try:
+                return not mark.exists() and not has_records(segment)
+            except FileNotFoundError:
+                return False
+
+    def remove_dead(self, segment: Path) -> None:
+        """Remove a segment that `is_dead`; raises as that."""
+        with disk_errors_are_retriable(self._root):
+            segment.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def abandoned_segments(self) -> Iterator[list[Path]]:
+        """Segments whose process ended before all their rows were written; each is locked while the block runs.
+
+        When the block ends, all records of all of them must have their rows: they are settled then. When it raises,
+        they stay as they are.
+
+        Raises
+        ------
+        RetriableError
+            The disk fails.
+        """
+        left: dict[Path, tuple[int, list[Record]]] = {}
+        with contextlib.ExitStack() as handles:
+            with disk_errors_are_retriable(self._root):
+                for path, handle in abandoned(self._root):
+                    with contextlib.ExitStack() as this:
+                        this.callback(os.close, handle)
+                        if records := list(read_records(path)):
+                            left[path] = handle, records
+                            handles.push(this.pop_all())
+                        elif self._lanes.adopt(path, handle):
+                            this.pop_all()
+            yield list(left)
+            with disk_errors_are_retriable(self._root):
+                for path, (handle, records) in left.items():
+                    for record in records:
+                        if record.kind is RecordKind.NOTE:
+                            erase(handle, record.where.offset, record.where.length)
+                    last = records[-1].where
+                    settle(self._root, path, handle, aligned(last.offset + last.length))
 
     def torn(self, *, older_than_s: float) -> list[SpooledFile]:
         """Temporary files that nobody wrote to for `older_than_s` seconds.

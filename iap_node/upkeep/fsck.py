@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
+from pathlib import Path
+from typing import TypeVar
 
 from iap_node.database.archive import record_quarantine
 from iap_node.database.consistency import HeldBytes, all_held_bytes, note_bytes, unchanged
@@ -30,14 +32,18 @@ from iap_node.database.spooled import paths_without_row
 from iap_node.database.tables import BytesState
 from iap_node.errors import PermanentError, UnreadableInstance
 from iap_node.records import QuarantinedInstance
-from iap_node.spool import Quarantine, Spool, SpooledFile, disk_errors_are_retriable
+from iap_node.spool import Facts, Quarantine, RecordKind, Spool, SpooledFile, disk_errors_are_retriable
 
 # Bytes younger than this may belong to a store that is between its sync and its row, which takes a fraction of a second
 # unless the database is away.
 SETTLED_AFTER_S = 600.0
 
+Adopt = Callable[[str, Facts | None], bool]
+
 PATHS_AT_ONCE = 500
 COPY_BYTES = 1024**2
+
+Item = TypeVar("Item")
 
 
 class Fault(StrEnum):
@@ -67,6 +73,15 @@ class Problem:
     mended: bool = False  # False: a person must act, or run --repair
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An instance that lies in the spool."""
+
+    spool_path: str
+    received_at_s: float  # seconds since the epoch
+    facts: Facts | None  # of its record
+
+
 @dataclass(slots=True)
 class Summary:
     """What was looked at and found."""
@@ -89,7 +104,7 @@ def check(
     checksum_of: Callable[[str], str],
     *,
     deep: bool = False,
-    adopt: Callable[[str], bool] | None = None,
+    adopt: Adopt | None = None,
     settled_after_s: float = SETTLED_AFTER_S,
     report: Callable[[Problem], None] = lambda _: None,
     progress: Callable[[Summary], None] = lambda _: None,
@@ -104,7 +119,8 @@ def check(
     deep
         Read all bytes and compare their checksums, not only whether they are there and how many.
     adopt
-        Repair: files the instance that lies at a spool path without a row; False when it cannot be read. None: look.
+        Repair: files the instance that lies at a spool path without a row, with what its segment knows of it; False
+        when it cannot be read. None: only look.
     settled_after_s
         Leave files without a row that are younger than this: their row may be about to come.
     report
@@ -125,10 +141,12 @@ def check(
         run.look_at_row(held)
     for entry in all_entries(database):
         run.look_at_entry(entry)
-    for batch in _batches(spool.instances()):
-        run.look_at_files(batch)
-    for batch in _batches(Quarantine(spool).files()):
-        run.look_at_quarantined(batch)
+    for files in _batches(spool.instances()):
+        run.look_at_instances([_Found(file.spool_path, file.modified_at_s, None) for file in files])
+    for segment in spool.segments():
+        run.look_at_segment(segment)
+    for files in _batches(Quarantine(spool).files()):
+        run.look_at_quarantined(files)
     run.look_at_torn(settled_after_s)
     progress(run.summary)
     return run.summary
@@ -142,7 +160,7 @@ class _Check:
     database: Database
     checksum_of: Callable[[str], str]
     deep: bool
-    adopt: Callable[[str], bool] | None
+    adopt: Adopt | None
     settled_before_s: float
     report: Callable[[Problem], None]
     progress: Callable[[Summary], None]
@@ -201,24 +219,41 @@ class _Check:
             done = f"noted as lost; `iap-node quarantine delete {entry.id}` forgets it"
         self._found(Fault.QUARANTINE_MISSING, entry.spool_path, entry.sop_instance_uid, done)
 
-    def look_at_files(self, files: list[SpooledFile]) -> None:
-        """Files, and records in segments, against the rows."""
-        self.summary.files += len(files)
+    def look_at_instances(self, found: list[_Found]) -> None:
+        """Files, or records of a segment, against the rows."""
+        self.summary.files += len(found)
         self.progress(self.summary)
         with self.database.reading() as session:
-            unnamed = set(paths_without_row(session, [file.spool_path for file in files]))
-        for file in files:
-            if file.spool_path not in unnamed or not self.spool.exists(file.spool_path):
+            unnamed = set(paths_without_row(session, [one.spool_path for one in found]))
+        for one in found:
+            if one.spool_path not in unnamed or not self.spool.exists(one.spool_path):
                 continue
-            if file.modified_at_s >= self.settled_before_s:
+            if one.received_at_s >= self.settled_before_s:
                 self.summary.too_young += 1
             elif self.adopt is None:
-                self._found(Fault.NO_ROW, file.spool_path)
-            elif self.adopt(file.spool_path):
-                self._found(Fault.NO_ROW, file.spool_path, done="filed", mended=True)
+                self._found(Fault.NO_ROW, one.spool_path)
+            elif self._is_whole(one) and self.adopt(one.spool_path, one.facts):
+                self._found(Fault.NO_ROW, one.spool_path, done="filed", mended=True)
             else:
-                self._set_aside(file.spool_path, "it had no row and cannot be read")
-                self._found(Fault.NO_ROW, file.spool_path, done="cannot be read: put into the quarantine", mended=True)
+                if self.spool.exists(one.spool_path):
+                    self._set_aside(one.spool_path, "it had no row and cannot be read")
+                self._found(Fault.NO_ROW, one.spool_path, done="cannot be read: put into the quarantine", mended=True)
+
+    def look_at_segment(self, segment: Path) -> None:
+        """The records of a segment against the rows; the notes in it tell of files, which are looked at themselves."""
+        instances = (
+            _Found(spool_path, record.facts.received_at.timestamp(), record.facts)
+            for spool_path, record in self.spool.records(segment, verify=False)
+            if record.kind is RecordKind.INSTANCE
+        )
+        for batch in _batches(instances):
+            self.look_at_instances(batch)
+        if self.spool.is_dead(segment):
+            if self.repairs:
+                self.spool.remove_dead(segment)
+            done = "removed" if self.repairs else ""
+            name = segment.relative_to(self.spool.root).as_posix()
+            self._found(Fault.DEAD_SEGMENT, name, done=done, mended=self.repairs)
 
     def look_at_quarantined(self, files: list[SpooledFile]) -> None:
         """Files in the quarantine against its entries."""
@@ -254,6 +289,15 @@ class _Check:
             return None if self.checksum_of(held.spool_path) == held.checksum else Fault.WRONG_CONTENT
         except (UnreadableInstance, OSError):
             return Fault.WRONG_CONTENT
+
+    def _is_whole(self, found: _Found) -> bool:
+        """Whether a record's bytes are those that its segment tells of; of a file nobody does."""
+        if found.facts is None:
+            return True
+        try:
+            return self.checksum_of(found.spool_path) == found.facts.checksum.hex()
+        except (UnreadableInstance, OSError):
+            return False
 
     def _still(self, held: HeldBytes) -> bool:
         with self.database.reading() as session:
@@ -324,7 +368,7 @@ class _Check:
         self.report(Problem(fault, spool_path, sop_instance_uid, done, mended))
 
 
-def _batches(files: Iterable[SpooledFile]) -> Iterator[list[SpooledFile]]:
-    walk = iter(files)
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    walk = iter(items)
     while batch := list(islice(walk, PATHS_AT_ONCE)):
         yield batch

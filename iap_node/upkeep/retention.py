@@ -246,8 +246,7 @@ class _Run:
                 batch = rows.marked_instances(session, min(FILES_AT_ONCE, self.left))
             if not batch:
                 return
-            for instance in batch:
-                self.spool.remove(instance.spool_path)
+            self.spool.remove(*(instance.spool_path for instance in batch))
             for spool_path in {posixpath.dirname(one.spool_path): one.spool_path for one in batch}.values():
                 self.spool.remove_empty_directory(spool_path)
             with self.database.transaction() as session:
@@ -266,8 +265,7 @@ class _Run:
                 batch = rows.aged_conflicts(session, before, min(FILES_AT_ONCE, self.left))
             if not batch:
                 return
-            for conflict in batch:
-                self.spool.remove(conflict.spool_path)
+            self.spool.remove(*(conflict.spool_path for conflict in batch))
             with self.database.transaction() as session:
                 rows.remove_conflicts(session, [conflict.id for conflict in batch])
             self.removed.conflicts += len(batch)

@@ -40,7 +40,9 @@ def archive(node: RunningNode) -> Iterator[Archive]:
     config, clock = node.config, Clock()
     spool, database = Spool(config.spool_dir), Database(config.database_url)
     key = load_or_create_patient_key(config.patient_key_path)
-    yield Archive(spool, database, Intake(spool, database, key, now=clock), clock)
+    intake = Intake(spool, database, key, now=clock)
+    yield Archive(spool, database, intake, clock)
+    intake.close()
     database.dispose()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -151,8 +151,8 @@ class Archive:
         return row
 
     def has_bytes(self, series: int, instance: int = 1) -> bool:
-        """Whether the file that a row names is there."""
-        return self.spool.path(self.row(series, instance).spool_path).exists()
+        """Whether the bytes that a row names are there."""
+        return self.spool.exists(self.row(series, instance).spool_path)
 
     def files(self, below: str = "") -> list[str]:
         """What lies in the spool, as relative paths."""
@@ -161,18 +161,30 @@ class Archive:
 
 
 @pytest.fixture
-def make_archive(tmp_path: Path, database: Database) -> Callable[[], Archive]:
-    """Factory of archives on one database and one spool."""
+def make_archive(tmp_path: Path, database: Database) -> Iterator[Callable[[], Archive]]:
+    """Factory of archives on one database and one spool, each as in a process of its own."""
+    archives: list[Archive] = []
 
     def make() -> Archive:
         clock = Clock()
         spool = Spool(tmp_path / "spool")
-        return Archive(spool, database, Intake(spool, database, b"k" * 32, now=clock), clock)
+        archives.append(Archive(spool, database, Intake(spool, database, b"k" * 32, now=clock), clock))
+        return archives[-1]
 
-    return make
+    yield make
+    for one in archives:
+        one.intake.close()
 
 
 @pytest.fixture
 def node(make_archive: Callable[[], Archive]) -> Archive:
     """An empty archive."""
     return make_archive()
+
+
+@pytest.fixture(params=["records", "files"])
+def kept_as(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Instances are kept as records of segments, or as files of their own, as large ones are."""
+    if request.param == "files":
+        monkeypatch.setattr("iap_node.spool.new_instance.MAX_RECORD_BYTES", 0)
+    return str(request.param)

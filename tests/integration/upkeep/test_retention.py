@@ -170,7 +170,7 @@ def test_a_run_ends_after_its_share_and_the_next_one_goes_on(node: Archive) -> N
     node.settle(2, days_ago=90)
     first = run(node, max_files=3)
     assert (first.instances, first.complete) == (3, False)
-    assert len(node.files("series")) == 3
+    assert sum(node.spool.exists(row.spool_path) for row in node.rows()) == 3
     assert run(node, max_files=100).instances == 3
     assert {row.bytes_state for row in node.rows()} == {BytesState.DELETED}
 
@@ -179,19 +179,21 @@ def test_a_run_that_a_failing_disk_interrupted_is_finished_by_the_next(node: Arc
     node.settle(1, instances=3, days_ago=100)
     remove, calls = node.spool.remove, []
 
-    def failing(spool_path: str) -> None:
-        calls.append(spool_path)
+    def failing(*spool_paths: str) -> None:
+        calls.append(spool_paths)
         if len(calls) == 2:
             raise RetriableError("the disk fails")
-        remove(spool_path)
+        remove(*spool_paths)
 
+    monkeypatch.setattr("iap_node.upkeep.retention.FILES_AT_ONCE", 1)
     with monkeypatch.context() as patched:
         patched.setattr(node.spool, "remove", failing)
         with pytest.raises(RetriableError):
             run(node)
-    assert {row.bytes_state for row in node.rows()} == {BytesState.DELETING}
+    states = [row.bytes_state for row in node.rows()]
+    assert states == [BytesState.DELETED, BytesState.DELETING, BytesState.DELETING]
     assert plan(node.database, THIRTY_DAYS, NOW).unfinished
-    assert run(node, RetentionConfig(conflict_days=1)).instances == 3  # even where the limit is gone by now
+    assert run(node, RetentionConfig(conflict_days=1)).instances == 2  # even where the limit is gone by now
     assert {row.bytes_state for row in node.rows()} == {BytesState.DELETED}
     assert not plan(node.database, THIRTY_DAYS, NOW).unfinished
 
@@ -217,7 +219,7 @@ def test_conflicts_and_the_quarantine_go_after_days_of_their_own(node: Archive) 
     (conflict,) = node.rows(ConflictRow)
     removed = run(node, config)
     assert (removed.conflicts, removed.quarantined, removed.instances) == (1, 1, 0)
-    assert not node.spool.path(conflict.spool_path).exists() and node.has_bytes(1)
+    assert not node.spool.exists(conflict.spool_path) and node.has_bytes(1)
     assert node.rows(ConflictRow) == [] and len(node.rows(QuarantineRow)) == 1
     assert len(node.files("quarantine")) == 2  # the younger one and its notes
 
@@ -302,16 +304,16 @@ def test_other_bytes_for_an_instance_whose_bytes_went_are_kept_as_a_conflict(nod
     assert node.receive(1, comment="other bytes") is StoreOutcome.CONFLICT
     assert node.row(1).bytes_state is BytesState.DELETED
     (conflict,) = node.rows(ConflictRow)
-    assert node.spool.path(conflict.spool_path).exists()
+    assert node.spool.exists(conflict.spool_path)
 
 
 def test_an_instance_that_comes_again_while_its_bytes_go_keeps_the_new_ones(node: Archive, monkeypatch) -> None:
     node.settle(1, days_ago=100)
     remove = node.spool.remove
 
-    def slowly(spool_path: str) -> None:
+    def slowly(*spool_paths: str) -> None:
         assert node.receive(1) is StoreOutcome.STORED
-        remove(spool_path)
+        remove(*spool_paths)
 
     with monkeypatch.context() as patched:
         patched.setattr(node.spool, "remove", slowly)
@@ -328,11 +330,14 @@ def test_a_conflict_whose_bytes_are_lost_is_restored_when_it_comes_again(node: A
         session.execute(update(ConflictRow).values(bytes_state=BytesState.LOST))
     assert node.receive(1, comment="other bytes") is StoreOutcome.CONFLICT
     (restored,) = node.rows(ConflictRow)
-    assert restored.bytes_state is BytesState.PRESENT and node.spool.path(restored.spool_path).exists()
+    assert restored.bytes_state is BytesState.PRESENT and node.spool.exists(restored.spool_path)
     assert node.receive(1, comment="other bytes") is StoreOutcome.DUPLICATE
 
 
-def test_directories_that_are_empty_go_too_and_are_made_again_when_something_comes(node: Archive) -> None:
+def test_directories_that_are_empty_go_too_and_are_made_again_when_something_comes(
+    node: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iap_node.spool.new_instance.MAX_RECORD_BYTES", 0)
     node.settle(1, instances=2, days_ago=100)
     directory = node.spool.path(node.row(1).spool_path).parent
     run(node)
@@ -343,8 +348,9 @@ def test_directories_that_are_empty_go_too_and_are_made_again_when_something_com
 
 @pytest.mark.parametrize("step", ["mark", "remove", "note"])
 def test_a_crash_at_any_step_files_nothing_anew_and_is_finished_by_the_next_run(
-    node: Archive, monkeypatch: pytest.MonkeyPatch, step: str
+    make_archive: Callable[[], Archive], monkeypatch: pytest.MonkeyPatch, kept_as: str, step: str
 ) -> None:
+    node = make_archive()
     node.settle(1, instances=2, days_ago=100)
 
     class Crash(BaseException):
@@ -362,11 +368,14 @@ def test_a_crash_at_any_step_files_nothing_anew_and_is_finished_by_the_next_run(
             patched.setattr(rows, "note_deleted", crash)
         with pytest.raises(Crash):
             run(node)
+    node.intake.close()  # leaves its segments to recovery
+    node = make_archive()
     recovered = recover(node.spool, node.database, node.intake, settled_after_s=-1.0)
     assert (recovered.filed, recovered.unreadable) == (0, 0)
     assert {row.bytes_state for row in node.rows()} == {BytesState.DELETING}
     assert run(node).instances == 2
-    assert {row.bytes_state for row in node.rows()} == {BytesState.DELETED} and node.files("series") == []
+    assert {row.bytes_state for row in node.rows()} == {BytesState.DELETED}
+    assert not any(node.spool.exists(row.spool_path) for row in node.rows())
 
 
 def test_senders_at_the_same_moment_lose_nothing(make_archive: Callable[[], Archive]) -> None:
