@@ -28,8 +28,9 @@ from iap_node.config import load_config
 from iap_node.database.engine import Database
 from iap_node.database.tables import ConflictRow, InstanceRow, QuarantineRow
 from iap_node.listener.address import read_port
+from iap_node.listener.intake import Intake
 from iap_node.spool import Spool
-from tests.integration.listener.conftest import Certificates, Node, Sender, make_instance, wait_for
+from tests.integration.listener.conftest import KEY, Certificates, Node, Sender, make_instance, split_part10, wait_for
 from tests.integration.listener.hostile import (
     SEED,
     Footprint,
@@ -59,7 +60,7 @@ from tests.integration.listener.wire import (
     store_request,
 )
 
-N_CONVERSATIONS = int(os.environ.get("IAP_NODE_HOSTILE_CONVERSATIONS", "80"))
+N_CONVERSATIONS = int(os.environ.get("IAP_NODE_HOSTILE_CONVERSATIONS", "60"))
 N_FRAGMENTS = int(os.environ.get("IAP_NODE_HOSTILE_FRAGMENTS", "20000"))
 AT_ONCE = 4
 
@@ -86,6 +87,7 @@ class Bystander:
         self._sender = RawSender(port)
         self._rng = random.Random(f"{SEED} bystander")
         self.sent: dict[str, bytes] = {}
+        self.works()
 
     def works(self) -> None:
         """Store and echo."""
@@ -119,14 +121,13 @@ def hold_all(port: int, n_conversations: int, bystander: Bystander, first: int =
 
 def assert_filed(spool: Spool, database: Database, expected: dict[str, bytes]) -> None:
     """Everything that was acknowledged is there to the bit, and nothing else."""
-    node = Node(spool, database, None, None, None)  # type: ignore[arg-type]
+    node = Node(spool, database, Intake(spool, database, KEY), None, None)  # type: ignore[arg-type]
     wait_for(lambda: len(node.rows(InstanceRow)) >= len(expected), "the rows")
-    assert {row.sop_instance_uid for row in node.rows(InstanceRow)} == set(expected)
     assert not node.rows(ConflictRow)
     assert not node.rows(QuarantineRow)
-    for sop_instance_uid, dataset in expected.items():
-        assert node.stored_dataset(sop_instance_uid) == (ExplicitVRLittleEndian, dataset)
-    assert not list((spool.root / "incoming").glob("*"))
+    found = {row.sop_instance_uid: split_part10(node.content(row.spool_path)) for row in node.rows(InstanceRow)}
+    assert found == {uid: (ExplicitVRLittleEndian, dataset) for uid, dataset in expected.items()}
+    assert sorted(node.files()) == sorted(Path(row.spool_path) for row in node.rows(InstanceRow))
 
 
 # ---------------------------------------------------------------- conversations
@@ -310,6 +311,7 @@ def test_half_handshakes_and_noise_end_and_leave_nothing(
     node = make_node(association_timeout_s=1, **settings)
     client = certificates.client() if tls else None
     bystander = connect(node.port, tls=client)
+    assert bystander.store_instance(make_instance()).Status == SUCCESS
     rng = random.Random(SEED)
     hello = client_hello(certificates.client())
     knocks = [
