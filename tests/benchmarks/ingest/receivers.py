@@ -172,8 +172,10 @@ KINDS = (
 
 
 @contextmanager
-def running(kind: Kind, folder: Path, environment: dict[str, str] = WITHOUT_NAGLE) -> Iterator[Running]:
-    """Start a receiver in a folder; it is stopped at the end, with all that it started."""
+def running(
+    kind: Kind, folder: Path, environment: dict[str, str] = WITHOUT_NAGLE, start_s: float = START_S
+) -> Iterator[Running]:
+    """Start a receiver in a folder, within `start_s`; it is stopped at the end, with all that it started."""
     port = free_port()
     command, stored = kind.prepare(folder, port)
     said = folder.with_name(f"{folder.name}.log")
@@ -183,7 +185,7 @@ def running(kind: Kind, folder: Path, environment: dict[str, str] = WITHOUT_NAGL
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        _wait_for_port(port, process, said)
+        _wait_for_port(port, process, said, start_s)
         yield Running(kind, port, ProcessGroup(process.pid), stored, time.monotonic() - started)
     finally:
         process.terminate()
@@ -202,8 +204,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], said: Path) -> None:
-    deadline = time.monotonic() + START_S
+def _wait_for_port(port: int, process: subprocess.Popen[bytes], said: Path, start_s: float) -> None:
+    deadline = time.monotonic() + start_s
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -211,4 +213,4 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes], said: Path) -> N
         if process.poll() is not None:
             raise RuntimeError(f"it ended at once: {said.read_text(errors='replace')[-2000:]}")
         time.sleep(0.02)
-    raise RuntimeError(f"nothing listens on port {port} after {START_S:.0f} s")
+    raise RuntimeError(f"nothing listens on port {port} after {start_s:.0f} s")

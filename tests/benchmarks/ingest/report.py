@@ -293,7 +293,7 @@ Medians of {rounds} rounds. In each, every receiver is started afresh on an empt
 sender (`tests/benchmarks/ingest/sender.c`) sends from memory, in PDUs of the size that the receiver announces, at most
 128 KiB; associations are negotiated before its clock starts. Every answer must be Success, and every run must end with
 as many instances stored as were acknowledged. DCMTK and Orthanc run with `TCP_NODELAY=1`; otherwise everyone's defaults
-stand (DCMTK storescp has `--fork`, so that it serves several associations at once). Memory is touched before each start,
+stand (DCMTK storescp has `--fork`, to serve several associations at once). Memory is touched before each start,
 the disk is synced before each run.
 """
 
