@@ -98,7 +98,7 @@ def _segment(script: bytes) -> tuple[bytes, list[tuple[int, int]], bool]:
             head = (_HEAD + piece[_FIELDS_BYTES:])[:n_head].ljust(n_head, b"\0")
             crc = zlib.crc32(head, zlib.crc32(fields))
             content += (fields + struct.pack("<I", crc)).ljust(PREAMBLE_BYTES, b"\0") + head + piece
-        elif what == _RAW and content:  # over what was written
+        elif what == _RAW and content and len(piece) > 3:  # over what was written
             start = int.from_bytes(piece[:3], "little") % len(content)
             content[start : start + len(piece) - 3] = piece[3 : 3 + len(content) - start]
         elif what == _CUT and content:
