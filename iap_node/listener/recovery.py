@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -64,17 +64,26 @@ def recover(spool: Spool, database: Database, intake: Intake, *, settled_after_s
     started_at_s = time.time()
     filed = unreadable = 0
 
-    def adopt_unnamed(found: dict[str, Facts | None]) -> None:
-        nonlocal filed, unreadable
+    def without_row(spool_paths: Iterable[str]) -> list[str]:
         with database.reading() as session:
-            unnamed = paths_without_row(session, list(found))
-        adopted = _adopt(spool, intake, {spool_path: found[spool_path] for spool_path in unnamed})
-        filed += adopted
-        unreadable += len(unnamed) - adopted
+            return paths_without_row(session, list(spool_paths))
 
-    for segment in spool.abandoned_segments():
-        for records in _batches(spool.records(segment)):
-            adopt_unnamed({spool_path: record.facts for spool_path, record in records})
+    def adopt_all(found: Mapping[str, Facts | None]) -> None:
+        nonlocal filed, unreadable
+        adopted = _adopt(spool, intake, found)
+        filed += adopted
+        unreadable += len(found) - adopted
+
+    with spool.abandoned_segments() as segments:
+        left: dict[str, Facts] = {}
+        for segment in segments:
+            for records in _batches(spool.records(segment)):
+                facts = {spool_path: record.facts for spool_path, record in records}
+                left |= {spool_path: facts[spool_path] for spool_path in without_row(facts)}
+        # as they came: of several receptions of one instance the first one stands
+        in_order = iter(sorted(left.items(), key=lambda item: item[1].received_at))
+        for items in _batches(in_order):
+            adopt_all(dict(items))
     torn = spool.sweep(older_than_s=settled_after_s)
     settled = (
         file
@@ -82,7 +91,7 @@ def recover(spool: Spool, database: Database, intake: Intake, *, settled_after_s
         if file.modified_at_s < started_at_s - settled_after_s
     )
     for files in _batches(settled):
-        adopt_unnamed(dict.fromkeys((file.spool_path for file in files), None))
+        adopt_all(dict.fromkeys(without_row(file.spool_path for file in files)))
     spool.note_looked_through(started_at_s)
     recovered = Recovered(len(torn), filed, unreadable)
     if torn or filed or unreadable:
@@ -123,7 +132,7 @@ def checksum_of(spool: Spool, spool_path: str) -> str:
     return checksum.hexdigest()
 
 
-def _adopt(spool: Spool, intake: Intake, found: dict[str, Facts | None]) -> int:
+def _adopt(spool: Spool, intake: Intake, found: Mapping[str, Facts | None]) -> int:
     """How many were filed, or were found to be copies, or are gone meanwhile."""
     received, n_unreadable = [], 0
     for spool_path, facts in found.items():

@@ -188,8 +188,7 @@ class Lanes:
             if is_prepared and not self._closed and len(self._ready) < self._n_prepared:
                 self._ready.append(Lane(path, handle))
                 return True
-        path.unlink(missing_ok=True)
-        (self._folder / UNSETTLED / path.name.removesuffix(SUFFIX)).unlink(missing_ok=True)
+        _remove(self._root, path)
         return False
 
     def close(self) -> None:
@@ -234,8 +233,7 @@ class Lanes:
 
     def _unmake(self, lane: Lane) -> None:
         with contextlib.suppress(OSError):
-            lane.path.unlink()
-            (self._folder / UNSETTLED / lane.segment_id).unlink()
+            _remove(self._root, lane.path)
         os.close(lane.handle)
 
     def _prepare(self) -> None:
@@ -301,11 +299,22 @@ def settle(root: Path, path: Path, handle: int, used: int) -> None:
     """
     os.ftruncate(handle, used)
     if not has_records(path):
-        path.unlink(missing_ok=True)
-    else:
-        os.fsync(handle)
-    mark = root / SEGMENTS / UNSETTLED / path.name.removesuffix(SUFFIX)
-    mark.unlink(missing_ok=True)
+        _remove(root, path)
+        return
+    os.fsync(handle)
+    _mark_of(root, path).unlink(missing_ok=True)
+
+
+def _remove(root: Path, path: Path) -> None:
+    """Remove a segment in which nothing is, then its mark: a power cut must not bring back the segment alone."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        sync_directory(path.parent)
+    _mark_of(root, path).unlink(missing_ok=True)
+
+
+def _mark_of(root: Path, path: Path) -> Path:
+    return root / SEGMENTS / UNSETTLED / path.name.removesuffix(SUFFIX)
 
 
 def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
@@ -317,7 +326,7 @@ def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
             try:
                 handle = _lock(path)
             except FileNotFoundError:  # settled to nothing before the mark went, or never made
-                mark.unlink(missing_ok=True)
+                _remove(root, path)
                 continue
             if handle is not None:
                 yield path, handle

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import func, select, text
@@ -32,18 +33,23 @@ def recover_and_compare(data_dir: Path, database_url: str, ledger: Ledger) -> li
     database = Database(database_url)
     spool = Spool(data_dir / "spool")
     try:
-        intake = Intake(spool, database, load_or_create_patient_key(data_dir / "patient.key"))
-        recover(spool, database, intake)
+        _start(data_dir, database)
         faults = compare(spool, database, ledger)
         if faults:
             return faults
         spool.note_looked_through(0.0)  # or it would look at nothing: no time has passed
-        recover(spool, database, intake, settled_after_s=0.0)
+        _start(data_dir, database, settled_after_s=0.0)
         return compare(spool, database, ledger) + leftovers(spool, database)
     except Exception as error:  # noqa: BLE001 - an edge: a start that fails is the finding
         return [f"the start after it fails: {error!r}"]
     finally:
         database.dispose()
+
+
+def _start(data_dir: Path, database: Database, **options: float) -> None:
+    spool = Spool(data_dir / "spool")
+    with closing(Intake(spool, database, load_or_create_patient_key(data_dir / "patient.key"))) as intake:
+        recover(spool, database, intake, **options)
 
 
 def compare(spool: Spool, database: Database, ledger: Ledger) -> list[str]:
@@ -85,17 +91,20 @@ def compare(spool: Spool, database: Database, ledger: Ledger) -> list[str]:
 
 
 def leftovers(spool: Spool, database: Database) -> list[str]:
-    """What lies in the spool without a row."""
+    """What lies in the spool without a row. A segment in which nothing lies is no fault: `iap-node fsck` removes it."""
     with database.reading() as session:
         named = set(session.scalars(select(InstanceRow.spool_path)))
         named.update(session.scalars(select(ConflictRow.spool_path)))
-    faults = [f"{file.spool_path} has no row" for file in spool.instances() if file.spool_path not in named]
+    found = [file.spool_path for file in spool.instances()]
+    for segment in spool.segments():
+        found += [spool_path for spool_path, _ in spool.records(segment)]
+    faults = [f"{spool_path} has no row" for spool_path in found if spool_path not in named]
     return faults + [f"{path.name} is left over" for path in spool.root.glob("incoming/*")]
 
 
 def read_whole(spool: Spool, spool_path: str) -> bytes:
     """The bytes of the file that a row names."""
-    with spool.path(spool_path).open("rb") as stream:
+    with spool.locate(spool_path).open("rb") as stream:
         return stream.read()
 
 

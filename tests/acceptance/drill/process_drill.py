@@ -135,9 +135,9 @@ def kill_node(folder: Path, seed: int, targets: list[str], n_senders: int = 2) -
         database = node.database()
         wait_for(lambda: _all_is_done(database), "all series to be judged and delivered", WAIT_S)
         node.stop()
-        count.faults += recover_and_compare(config.data_dir, config.database_url, ledger)
         count.faults += _faults_of_delivery(Spool(config.spool_dir), database, sink)
         database.dispose()
+        count.faults += recover_and_compare(config.data_dir, config.database_url, ledger)
     finally:
         node.close()
         sink.stop()

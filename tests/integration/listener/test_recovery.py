@@ -4,6 +4,8 @@ acceptance tests."""
 from __future__ import annotations
 
 import os
+import secrets
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pydicom
@@ -16,7 +18,7 @@ from iap_node.dicom.part10 import file_preamble
 from iap_node.listener.intake import Intake
 from iap_node.listener.recovery import Recovered, recover
 from iap_node.records import StoreOutcome
-from iap_node.spool import Spool
+from iap_node.spool import PREAMBLE_BYTES, Facts, Spool, content_checksum
 from tests.integration.listener.conftest import KEY, encode, lying_in, make_instance, split_part10
 
 
@@ -134,6 +136,39 @@ def test_only_series_that_changed_are_looked_through(
     make_old(spool.path(spool_path).parent)
     spool.note_looked_through(1_700_000_000)
     assert recover(spool, database, intake).filed == 0
+
+
+def test_rows_that_a_crash_left_to_recovery_are_written_in_the_order_in_which_instances_came(
+    spool: Spool, database: Database, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = iter(("ffffffffffffffff", "0000000000000000"))  # the later segment is the first by name
+    monkeypatch.setattr(secrets, "token_hex", lambda _: next(ids))
+    ds = make_instance()
+    first, second = (spool.begin(head_of(ds)) for _ in range(2))
+    kept = []
+    for minute, instance in enumerate((first, second)):
+        ds.EchoTime = f"2.{minute}"
+        instance.write(encode(ds))
+        checksum = content_checksum(ExplicitVRLittleEndian)
+        checksum.update(encode(ds))
+        facts = Facts(datetime(2024, 1, 1, 12, minute, tzinfo=UTC), "127.0.0.1", checksum.digest())
+        uids = {"series_instance_uid": ds.SeriesInstanceUID, "sop_instance_uid": ds.SOPInstanceUID}
+        kept.append(spool.keep(instance, facts, **uids))
+    end_process(spool)
+    assert recover(Spool(spool.root), database, intake).filed == 2
+    assert [path for path, _ in rows(database, InstanceRow)] == kept[:1]
+    assert [path for path, _ in rows(database, ConflictRow)] == kept[1:]
+
+
+def head_of(ds: pydicom.Dataset) -> bytes:
+    """DICM and file meta."""
+    return file_preamble(ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian, "SCANNER")[PREAMBLE_BYTES:]
+
+
+def end_process(spool: Spool) -> None:
+    """As if the process had ended: its locks go."""
+    for lane in spool._lanes._in_use.values():
+        os.close(lane.handle)
 
 
 def test_unreadable_file_is_reported_and_left(spool: Spool, database: Database, intake: Intake) -> None:
