@@ -23,7 +23,10 @@ from tests.acceptance.conftest import RunningNode, wait_for
 from tests.integration.listener.conftest import make_instance
 from tests.integration.upkeep.conftest import NOW, Archive, Clock, series_uid
 
-TODAY_AS_DAYS_AGO = (NOW - datetime.now(UTC)) / timedelta(days=1)  # the archive's NOW lies in the past
+
+def today() -> float:
+    """Now, in days before the archive's NOW, which lies in the past."""
+    return (NOW - datetime.now(UTC)) / timedelta(days=1)
 
 
 @pytest.fixture
@@ -56,8 +59,8 @@ def test_status_says_how_much_room_there_is_and_for_how_long(node: RunningNode, 
     room = node.json("status")["room"]
     assert 0 < room["free_bytes"] < room["total_bytes"]
     assert (room["last_week_bytes"], room["full_in_days"]) == (0, None)
-    archive.receive(1, days_ago=TODAY_AS_DAYS_AGO + 3)
-    archive.receive(1, 2, days_ago=TODAY_AS_DAYS_AGO)
+    archive.receive(1, days_ago=today() + 3)
+    archive.receive(1, 2, days_ago=today())
     size = archive.row(1).size_bytes
     room = node.json("status")["room"]
     assert (room["last_day_bytes"], room["last_week_bytes"]) == (size, 2 * size)
@@ -131,7 +134,7 @@ def test_fsck_says_by_its_exit_code_whether_all_is_well(node: RunningNode, archi
 
 
 def test_fsck_files_what_a_database_restored_from_a_backup_does_not_know(node: RunningNode, archive: Archive) -> None:
-    archive.receive(1)
+    archive.receive(1, days_ago=today())
     with archive.database.transaction() as session:
         session.execute(delete(InstanceRow))
     assert node.command("fsck", "--repair").returncode == 0  # it may be on its way
