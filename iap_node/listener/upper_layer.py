@@ -31,7 +31,7 @@ PDU_HEADER = struct.Struct(">BxI")  # type, length of what follows
 # each, 68 bytes per transfer syntax, is half of it.
 MAX_CONTROL_PDU_BYTES = 1024**2
 
-IDLE, ASSOCIATION_ESTABLISHED, AWAITING_CLOSE = "Sta1", "Sta6", "Sta13"  # PS3.8 9.2.1
+IDLE, AWAITING_REQUEST, ASSOCIATION_ESTABLISHED, AWAITING_CLOSE = "Sta1", "Sta2", "Sta6", "Sta13"  # PS3.8 9.2.1
 INVALID_PDU, CONNECTION_CLOSED = "Evt19", "Evt17"  # PS3.8 Table 9-10
 OURS = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})  # what the node itself asks for
 
@@ -157,10 +157,13 @@ class _StateMachine(StateMachine):
     """pynetdicom's, which does not break down where we answer a peer whose association has just ended."""
 
     def do_action(self, event: str) -> None:
-        """Act on an event, unless it comes from us and too late: PS3.8 Table 9-10 has no place for those."""
-        if event in OURS and self.current_state in (IDLE, AWAITING_CLOSE):
+        """Act on an event, unless it comes from us and too late or too early: PS3.8 Table 9-10 has no place for
+        those."""
+        if event in OURS and self.current_state in (IDLE, AWAITING_REQUEST, AWAITING_CLOSE):
             with contextlib.suppress(queue.Empty):
                 self.dul.to_provider_queue.get(block=False)
+            if self.current_state == AWAITING_REQUEST:  # we stop, and there is nothing to abort yet
+                cast(Wire, self.dul.socket).close()
             return
         if event == CONNECTION_CLOSED and self.current_state == IDLE:
             return  # whoever sends and whoever reads may notice it both

@@ -149,13 +149,23 @@ def test_silent_connections_of_one_address_keep_only_itself_out(
 
 @pytest.mark.parametrize("said", [b"", b"\x01\0", b"GET / HTTP/1.1\r\n\r\n"], ids=["nothing", "half a header", "HTTP"])
 def test_connections_that_come_to_nothing_leave_no_thread_until_the_timeout(
-    make_node: Callable[..., Node], said: bytes
+    make_node: Callable[..., Node], associate: Callable[..., Association], said: bytes
 ) -> None:
     node = make_node(association_timeout_s=3600)
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", node.port)) as connection:
             connection.sendall(said)
+    associate(node.port).release()  # accepted in order: it was the last one
     wait_for(lambda: not any("Acceptor" in thread.name for thread in threading.enumerate()), "their threads to end")
+
+
+def test_stopping_ends_connections_that_did_not_say_yet_what_they_want(make_node: Callable[..., Node]) -> None:
+    node = make_node(association_timeout_s=3600)
+    with socket.create_connection(("127.0.0.1", node.port), timeout=30) as silent:
+        wait_for(lambda: any("Acceptor" in thread.name for thread in threading.enumerate()), "the connection")
+        node.scp.stop()
+        assert silent.recv(1) == b""
+    wait_for(lambda: not any("Acceptor" in thread.name for thread in threading.enumerate()), "its thread to end")
 
 
 # ---------------------------------------------------------------- size
