@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.__main__ import MEMORY_MIB, TARGETS, TIMEOUT_S, run
 
-N_EXECUTIONS = {"commands": 20_000, "headers": 1000, "part10_files": 3000, "associations": 500, "segments": 1000}
+N_EXECUTIONS = {"commands": 5000, "headers": 500, "part10_files": 1500, "associations": 300, "segments": 1000}
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -60,7 +60,7 @@ from tests.integration.listener.wire import (
     store_request,
 )
 
-N_CONVERSATIONS = int(os.environ.get("IAP_NODE_HOSTILE_CONVERSATIONS", "60"))
+N_CONVERSATIONS = int(os.environ.get("IAP_NODE_HOSTILE_CONVERSATIONS", "40"))
 N_FRAGMENTS = int(os.environ.get("IAP_NODE_HOSTILE_FRAGMENTS", "20000"))
 AT_ONCE = 4
 
