@@ -52,5 +52,11 @@ def test_the_drill_finds_what_a_listener_that_does_not_flush_would_lose(recordin
     assert lost(cut_power(recording, choose_cuts(unflushed, 8, SEED), tmp_path, entries=unflushed))
 
 
+def test_the_drill_finds_what_relaxed_durability_may_lose(recorder: Path, tmp_path: Path) -> None:
+    relaxed = {"durability": "relaxed", "prepared_mb": 0}
+    recording = record_listener(tmp_path / "relaxed", recorder, SEED, n_acknowledged=100, spool=relaxed)
+    assert lost(cut_power(recording, choose_cuts(recording.check(), 12, SEED), tmp_path))
+
+
 def lost(findings: list[Finding]) -> list[str]:
     return [fault for finding in findings for fault in finding.faults if fault.endswith("acknowledged and lost")]
