@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from iap_node.spool import Spool
 
 SWITCH_INTERVAL_S = 0.0001
+GARBAGE_THRESHOLDS = 20_000, 20, 20  # allocations, and collections of younger ones; the default begins with 700
 ROWS_AT_STOP_S = 10.0  # for the rows of what is acknowledged; the next start writes those that are missing
 
 ROLES = ("listen", "infer", "deliver", "schedule")
@@ -106,6 +108,9 @@ def _serving(config: NodeConfig, database: Database, port: SharedPort | None = N
     # Threads that receive hold Python's lock for some 50 us at a time; with the default of 5 ms the thread that writes
     # the rows would make each of them wait a hundred times as long.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # What is loaded by now stays: no need to look through it again and again for what is garbage.
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     spool = _spool(config, prepared_bytes=config.spool.prepared_mb * 1024**2 // config.listener.processes)
     disk = DiskReserve(config.spool_dir, config.spool.disk_reserve_mb * 1024**2)
     intake = _intake(config, database, spool)
@@ -161,7 +166,12 @@ def _recover(config: NodeConfig, database: Database) -> None:
 def _spool(config: NodeConfig, prepared_bytes: int = 0) -> Spool:
     from iap_node.spool import Spool
 
-    return Spool(config.spool_dir, durable=config.spool.durability == "strict", prepared_bytes=prepared_bytes)
+    return Spool(
+        config.spool_dir,
+        durable=config.spool.durability == "strict",
+        prepared_bytes=prepared_bytes,
+        reserve_bytes=config.spool.disk_reserve_mb * 1024**2,
+    )
 
 
 def _intake(config: NodeConfig, database: Database, spool: Spool) -> Intake:

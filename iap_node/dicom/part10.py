@@ -72,6 +72,7 @@ _TRANSFER_SYNTAX_UID = 0x00020010
 _SOURCE_AE_TITLE = 0x00020016
 _META_ENCODING = Encoding(implicit=False, little=True)
 _END_OF_FILE_META = 0x0002FFFF
+_PREAMBLE_AND_LENGTH = struct.Struct("<128x4sHH2sHI")
 _MAX_FILE_META_BYTES = 1024**2  # private information (0002,0102) has been seen to hold kilobytes
 _COMPARED_AT_ONCE = 1024**2
 _DEFLATED_HEADER_LIMIT = 256 * 1024**2  # a header beyond this is a bomb
@@ -96,23 +97,30 @@ def file_preamble(
     UnreadableInstance
         One of the UIDs is not a UID.
     """
-    for name, uid in (
-        ("SOP Class", sop_class_uid),
-        ("SOP Instance", sop_instance_uid),
-        ("Transfer Syntax", transfer_syntax_uid),
-    ):
+    before, behind = _around_sop_instance_uid(sop_class_uid, transfer_syntax_uid, source_ae_title)
+    if not is_safe_uid(sop_instance_uid):
+        raise UnreadableInstance(_no_uid("SOP Instance", sop_instance_uid))
+    own = _meta_element(0x0003, b"UI", sop_instance_uid)
+    group = before + own + behind
+    return _PREAMBLE_AND_LENGTH.pack(b"DICM", 2, 0, b"UL", 4, len(group)) + group
+
+
+@lru_cache(256)  # an association sends hundreds of instances of one kind
+def _around_sop_instance_uid(sop_class_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> tuple[bytes, bytes]:
+    """The file meta elements before and behind Media Storage SOP Instance UID, without the group length."""
+    for name, uid in (("SOP Class", sop_class_uid), ("Transfer Syntax", transfer_syntax_uid)):
         if not is_safe_uid(uid):
-            raise UnreadableInstance(f"{name} UID {uid[:64]!r} is not a UID; correct it at the sender")
+            raise UnreadableInstance(_no_uid(name, uid))
+    before = struct.pack("<HH2sHI", 2, 0x0001, b"OB", 0, 2) + b"\0\1" + _meta_element(0x0002, b"UI", sop_class_uid)
+    behind = _meta_element(0x0010, b"UI", transfer_syntax_uid)
+    behind += _meta_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID)
+    behind += _meta_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME)
     title = re.sub(r"[^\x20-\x5b\x5d-\x7e]", "", source_ae_title).strip()[:16]
-    group = struct.pack("<HH2sHI", 2, 0x0001, b"OB", 0, 2) + b"\0\1"
-    group += _meta_element(0x0002, b"UI", sop_class_uid)
-    group += _meta_element(0x0003, b"UI", sop_instance_uid)
-    group += _meta_element(0x0010, b"UI", transfer_syntax_uid)
-    group += _meta_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID)
-    group += _meta_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME)
-    if title:
-        group += _meta_element(0x0016, b"AE", title)
-    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0x0000, b"UL", 4, len(group)) + group
+    return before, behind + (_meta_element(0x0016, b"AE", title) if title else b"")
+
+
+def _no_uid(name: str, uid: str) -> str:
+    return f"{name} UID {uid[:64]!r} is not a UID; correct it at the sender"
 
 
 def _meta_element(number: int, vr: bytes, value: str) -> bytes:

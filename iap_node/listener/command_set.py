@@ -48,19 +48,25 @@ def decode_command(encoded: bytes) -> dict[int, bytes]:
 def encode_store_response(request: dict[int, bytes], answer: Answer) -> bytes:
     """The command set of a C-STORE-RSP. UIDs longer than a UID are not repeated: they are optional here."""
     comment = answer.comment.encode("ascii")
-    values = {
-        AFFECTED_SOP_CLASS_UID: request.get(AFFECTED_SOP_CLASS_UID, b""),
-        COMMAND_FIELD: C_STORE_RSP,
-        MESSAGE_ID_RESPONDED_TO: request[MESSAGE_ID],
-        COMMAND_DATA_SET_TYPE: NO_DATA_SET,
-        STATUS: int(answer.status).to_bytes(2, "little"),
-        ERROR_COMMENT: comment + b" " * (len(comment) % 2),
-        AFFECTED_SOP_INSTANCE_UID: request.get(AFFECTED_SOP_INSTANCE_UID, b""),
-    }
-    known = ((element, value) for element, value in values.items() if 0 < len(value) <= _MAX_UID_BYTES)
-    even = ((element, value + b"\0" * (len(value) % 2)) for element, value in known)  # a UID may have come unpadded
-    elements = b"".join(_ELEMENT.pack(0, element, len(value)) + value for element, value in even)
+    elements = b"".join(
+        [
+            _element(AFFECTED_SOP_CLASS_UID, request.get(AFFECTED_SOP_CLASS_UID, b"")),
+            _element(COMMAND_FIELD, C_STORE_RSP),
+            _element(MESSAGE_ID_RESPONDED_TO, request[MESSAGE_ID]),
+            _element(COMMAND_DATA_SET_TYPE, NO_DATA_SET),
+            _element(STATUS, int(answer.status).to_bytes(2, "little")),
+            _element(ERROR_COMMENT, comment + b" " * (len(comment) % 2)),
+            _element(AFFECTED_SOP_INSTANCE_UID, request.get(AFFECTED_SOP_INSTANCE_UID, b"")),
+        ]
+    )
     return _ELEMENT.pack(0, 0, 4) + len(elements).to_bytes(4, "little") + elements
+
+
+def _element(number: int, value: bytes) -> bytes:
+    if not 0 < len(value) <= _MAX_UID_BYTES:
+        return b""
+    padded = value + b"\0" if len(value) % 2 else value  # a UID may have come unpadded
+    return _ELEMENT.pack(0, number, len(padded)) + padded
 
 
 def command_pdus(context_id: int, command: bytes, longest: int) -> bytes:

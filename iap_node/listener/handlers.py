@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from pydicom.dataset import Dataset
@@ -27,9 +27,10 @@ from iap_node.dicom.status import StoreStatus
 from iap_node.errors import RetriableError, UnreadableInstance, where
 from iap_node.listener.admission import Admission, crowding, storage_service, supported_contexts
 from iap_node.listener.associations import Associations
-from iap_node.listener.intake import AcceptedInstance, InstanceMismatch, Intake
+from iap_node.listener.intake import InstanceMismatch, Intake
 from iap_node.listener.limits import DiskLow, DiskReserve, InstanceTooLarge, Limits
 from iap_node.listener.reception import Reception
+from iap_node.records import ReceivedInstance
 from iap_node.spool import MAX_RECORD_BYTES
 
 MAX_COMMENT = 64  # Error Comment (0000,0902) is LO: 64 characters, no backslash
@@ -52,6 +53,9 @@ class Answer:
 
     status: StoreStatus
     comment: str  # Error Comment (0000,0902), ASCII; empty: none
+
+
+SUCCESS = Answer(StoreStatus.SUCCESS, "")
 
 
 class Handlers:
@@ -200,16 +204,18 @@ class Handlers:
         """Answer a store that pynetdicom received."""
         assoc: Association = event.assoc
         request = cast(C_STORE, event.request)
-        answer = self.answer_store(
+        answer, kept = self.answer_store(
             assoc, str(request.AffectedSOPInstanceUID), lambda: self._receive(assoc, request, event.context)
         )
+        if kept is not None:
+            self.accepted(assoc, kept)
         ds = Dataset()
         ds.Status = int(answer.status)
         if answer.comment:
             ds.ErrorComment = answer.comment
         return ds
 
-    def _receive(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> AcceptedInstance:
+    def _receive(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> ReceivedInstance:
         self._refuse_while_disk_is_low()
         calling_ae_title, address = _peer(assoc)
         return self._intake.accept_whole(
@@ -270,55 +276,71 @@ class Handlers:
             if reason is not None:
                 raise DiskLow(reason)
 
-    def complete_store(self, reception: Reception) -> AcceptedInstance:
+    def keep_store(self, reception: Reception) -> ReceivedInstance:
         """The data set came in whole; for use within `answer_store`."""
         return self._intake.accept(reception)
 
-    def answer_store(self, assoc: Association, sop_instance_uid: str, file: Callable[[], AcceptedInstance]) -> Answer:
-        """File an instance and tell what became of it (PS3.4 Annex B): Success only for what is durable.
+    def answer_store(
+        self, assoc: Association, sop_instance_uid: str, keep: Callable[[], ReceivedInstance]
+    ) -> tuple[Answer, ReceivedInstance | None]:
+        """Keep an instance and tell what became of it (PS3.4 Annex B): Success only for what is durable.
 
         Parameters
         ----------
-        file
-            Files it. Whatever it raises becomes a status.
+        keep
+            Makes it durable. Whatever it raises becomes a status.
+
+        Returns
+        -------
+        Answer
+            To be sent.
+        ReceivedInstance | None
+            To be given to `accepted` when the answer has left: the sender need not wait for that.
         """
-        logged = log.bind(sop_instance_uid=sop_instance_uid, calling_ae_title=_peer(assoc)[0])
+        kept = None
         try:
-            accepted = file()
+            kept = keep()
+            answer = SUCCESS
         except InstanceMismatch:
             answer = _answer(StoreStatus.SOP_CLASS_MISMATCH, MISMATCH)
         except UnreadableInstance as error:
             answer = _answer(StoreStatus.CANNOT_UNDERSTAND, f"{UNREADABLE}{error}")
         except InstanceTooLarge as error:
-            logged.warning("instance not stored", error=str(error))
+            _logged(assoc, sop_instance_uid).warning("instance not stored", error=str(error))
             answer = _answer(StoreStatus.CANNOT_UNDERSTAND, TOO_LARGE)  # why this one: `SizeLimit`
         except DiskLow as error:  # its beginning and its end are in the log
-            logged.debug("instance not stored", error=str(error))
+            _logged(assoc, sop_instance_uid).debug("instance not stored", error=str(error))
             answer = _answer(StoreStatus.OUT_OF_RESOURCES, DISK_LOW)
         except RetriableError as error:
-            logged.error("instance not stored", error=str(error))
+            _logged(assoc, sop_instance_uid).error("instance not stored", error=str(error))
             answer = _answer(StoreStatus.OUT_OF_RESOURCES, DISK_OR_DATABASE)
         except Exception as error:  # noqa: BLE001 - an edge: one instance must not end the association
             # The traceback, but not the message: it may quote the data set, and so a patient.
-            logged.error("instance not stored, unexpected error", error=where(error))
+            _logged(assoc, sop_instance_uid).error("instance not stored, unexpected error", error=where(error))
             answer = _answer(StoreStatus.PROCESSING_FAILURE, UNEXPECTED)
-        else:
-            self._associations.accepted(assoc, accepted.series_instance_uid)
-            logged.debug(
-                "instance accepted", series_instance_uid=accepted.series_instance_uid,
-                size_bytes=accepted.size_bytes, not_analysed_reason=accepted.not_analysed_reason,
-            )  # fmt: skip
-            answer = _answer(StoreStatus.SUCCESS)
-        if answer.status is not StoreStatus.SUCCESS:
+        if kept is None:
             self._associations.failed(assoc)
         # pynetdicom's idle timer counts from what the peer sent last. However long the disk took, the peer
         # was waiting for us and not idle.
         assoc.dul._idle_timer.restart()
-        return answer
+        return answer, kept
+
+    def accepted(self, assoc: Association, kept: ReceivedInstance) -> None:
+        """An instance is durable, and its sender is told so."""
+        header = kept.header
+        self._associations.accepted(assoc, header.series_instance_uid)
+        log.debug(
+            "instance accepted", sop_instance_uid=header.sop_instance_uid, size_bytes=kept.size_bytes,
+            series_instance_uid=header.series_instance_uid, not_analysed_reason=kept.not_analysed_reason,
+        )  # fmt: skip
 
     def end_message(self, assoc: Association) -> None:
         """The answer has left."""
         self._associations.message_answered(assoc)
+
+
+def _logged(assoc: Association, sop_instance_uid: str) -> Any:
+    return log.bind(sop_instance_uid=sop_instance_uid, calling_ae_title=_peer(assoc)[0])
 
 
 def _peer(assoc: Association) -> tuple[str, str]:

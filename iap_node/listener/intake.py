@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
 from iap_node.database.archive import record_quarantine
 from iap_node.database.engine import Database
-from iap_node.database.reception import Arrival
 from iap_node.dicom.part10 import file_preamble, is_safe_uid
 from iap_node.dicom.sop_classes import why_not_analysed
 from iap_node.errors import RetriableError, UnreadableInstance
@@ -34,16 +33,6 @@ log = structlog.get_logger("intake")
 
 class InstanceMismatch(UnreadableInstance):
     """The data set is of another SOP Instance or SOP Class than the C-STORE-RQ says."""
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedInstance:
-    """An instance that is durable."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    not_analysed_reason: str | None
-    size_bytes: int
 
 
 def _utc_now() -> datetime:
@@ -67,8 +56,7 @@ class Intake:
         self._spool = spool
         self._quarantine = Quarantine(spool)
         self._database = database
-        self._registrar = Registrar(spool, database)
-        self._patient_key = patient_key
+        self._registrar = Registrar(spool, database, partial(patient_hash, patient_key))
         self._now = now
 
     # ------------------------------------------------------------ whole instances
@@ -117,13 +105,13 @@ class Intake:
         transfer_syntax_uid: str,
         calling_ae_title: str,
         source_address: str,
-    ) -> AcceptedInstance:
+    ) -> ReceivedInstance:
         """As `open`, `Reception.write` and `accept`, of a data set that is in memory."""
         self._refuse_if_away()
         request = Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, source_address)
         return self._submit(self._keep_whole(dataset, request))
 
-    def _keep_whole(self, dataset: bytes, request: Request) -> Arrival:
+    def _keep_whole(self, dataset: bytes, request: Request) -> ReceivedInstance:
         reception = self._open(request)
         try:
             reception.write(dataset)
@@ -156,7 +144,7 @@ class Intake:
             Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, source_address)
         )
 
-    def accept(self, reception: Reception) -> AcceptedInstance:
+    def accept(self, reception: Reception) -> ReceivedInstance:
         """Make an instance durable whose data set is written; its row follows.
 
         Raises
@@ -179,9 +167,8 @@ class Intake:
         RetriableError
             The database does not work; the bytes stay where they are.
         """
-        arrivals = [Arrival(one, patient_hash(self._patient_key, one.header)) for one in received]
         outcomes: list[StoreOutcome | None] = []
-        for ticket in [self._registrar.submit_and_tell(arrival) for arrival in arrivals]:
+        for ticket in [self._registrar.submit_and_tell(one) for one in received]:
             try:
                 outcomes.append(ticket.outcome())
             except UnreadableInstance:
@@ -217,7 +204,7 @@ class Intake:
             head = file_preamble(*uids, source_ae_title=request.calling_ae_title)[PREAMBLE_BYTES:]
         return Reception(request, self._spool, head)
 
-    def _keep(self, reception: Reception) -> Arrival:
+    def _keep(self, reception: Reception) -> ReceivedInstance:
         received_at = self._now()
         try:
             header = self._identify(reception)
@@ -226,7 +213,6 @@ class Intake:
             raise
         request = reception.request
         not_analysed_reason = why_not_analysed(header)
-        hashed = patient_hash(self._patient_key, header)
         checksum = reception.checksum.digest()
         # From here on nothing may fail: what is kept must get its row.
         spool_path = self._spool.keep(
@@ -236,7 +222,7 @@ class Intake:
             sop_instance_uid=header.sop_instance_uid,
         )
         reception.is_kept = True
-        received = ReceivedInstance(
+        return ReceivedInstance(
             header=header,
             spool_path=spool_path,
             checksum=checksum.hex(),
@@ -246,17 +232,10 @@ class Intake:
             received_at=received_at,
             not_analysed_reason=not_analysed_reason,
         )
-        return Arrival(received, hashed)
 
-    def _submit(self, arrival: Arrival) -> AcceptedInstance:
-        self._registrar.submit(arrival)
-        received = arrival.received
-        return AcceptedInstance(
-            received.header.study_instance_uid,
-            received.header.series_instance_uid,
-            received.not_analysed_reason,
-            received.size_bytes,
-        )
+    def _submit(self, received: ReceivedInstance) -> ReceivedInstance:
+        self._registrar.submit(received)
+        return received
 
     def _identify(self, reception: Reception) -> InstanceHeader:
         header = reception.scan()

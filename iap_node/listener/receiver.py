@@ -42,7 +42,6 @@ from iap_node.listener.command_set import (
     encode_store_response,
 )
 from iap_node.listener.handlers import Handlers
-from iap_node.listener.intake import AcceptedInstance
 from iap_node.listener.limits import InstanceTooLarge, PeerOutOfBounds
 from iap_node.listener.reception import Reception
 from iap_node.listener.upper_layer import (
@@ -56,6 +55,7 @@ from iap_node.listener.upper_layer import (
     UpperLayer,
     Wire,
 )
+from iap_node.records import ReceivedInstance
 
 BUFFER_BYTES = 524_288  # one per association; an instance that fits is written at once
 CHECK_BYTES = 1024**2  # of a data set; how often it is asked whether that is too much
@@ -117,6 +117,7 @@ class Receiver:
         self._handlers = handlers
         self._messages = messages
         self._started = self._over = False
+        self._has_news = False  # pynetdicom has a message to serve
         self._buffer = memoryview(b"")
         self._start = self._end = 0  # of what is in the buffer and not used yet
         self._left_of_pdu = 0
@@ -138,9 +139,10 @@ class Receiver:
             self._started = True
             self._buffer = memoryview(bytearray(BUFFER_BYTES))
             self._wire.stop_blocking()
+        self._has_news = not self._messages.msg_queue.empty()
         dul = cast(UpperLayer, self._assoc.dul)
         try:
-            while self._messages.msg_queue.empty():
+            while not self._has_news:
                 if self._left_of_pdu:
                     self._read_item()
                 else:
@@ -258,6 +260,7 @@ class Receiver:
         primitive.presentation_data_value_list = []
         primitive.presentation_data_value_list.append((self._context_id, bytes([control]) + fragment))
         self._messages.receive_primitive(primitive)
+        self._has_news = not self._messages.msg_queue.empty()
 
     # ------------------------------------------------------------ C-STORE
 
@@ -278,19 +281,21 @@ class Receiver:
         return self._request.get(element, b"").decode("ascii", "replace").strip(" \0")
 
     def _answer_store(self) -> None:
-        answer = self._handlers.answer_store(self._assoc, self._uid(AFFECTED_SOP_INSTANCE_UID), self._file)
+        answer, kept = self._handlers.answer_store(self._assoc, self._uid(AFFECTED_SOP_INSTANCE_UID), self._keep)
         self._drop()
         response = encode_store_response(self._request, answer)
         longest = (self._assoc.requestor.maximum_length or 0) - ITEM_HEADER.size  # of a fragment; 0: unlimited
         self._wire.send(command_pdus(self._context_id, response, longest & ~1 if longest > 1 else len(response)))
         self._phase, self._context_id = _Phase.COMMAND, 0
+        if kept is not None:
+            self._handlers.accepted(self._assoc, kept)
         self._handlers.end_message(self._assoc)
 
-    def _file(self) -> AcceptedInstance:
+    def _keep(self) -> ReceivedInstance:
         if self._failure is not None:
             raise self._failure
         self._handlers.limits.size.check(self._n_data_set)
-        return self._handlers.complete_store(cast(Reception, self._reception))
+        return self._handlers.keep_store(cast(Reception, self._reception))
 
     def _drop(self) -> None:
         if self._reception is not None:

@@ -12,7 +12,7 @@ import structlog
 
 from iap_node.dicom.part10 import is_safe_uid, scan_first_bytes, scan_instance_header
 from iap_node.records import InstanceHeader
-from iap_node.spool import Spool, content_checksum, disk_errors_are_retriable
+from iap_node.spool import Spool, content_checksum, disk_error, disk_errors_are_retriable
 
 # A header is read from memory where the first parts of a data set hold it: nearly always, and 100 times as fast.
 HEAD_BYTES = 65_536
@@ -72,8 +72,10 @@ class Reception:
             The disk does not work; `drop` it.
         """
         self.checksum.update(part)
-        with disk_errors_are_retriable(self._root):
+        try:
             self.instance.write(part)
+        except OSError as error:
+            raise disk_error(self._root, error) from error
 
     def flush(self) -> None:
         """Write what is still in the caller's memory; raises as `write`."""

@@ -20,12 +20,16 @@ from iap_node.database.engine import Database
 from iap_node.database.reception import Arrival, Likeness, Overtaken, record_instances
 from iap_node.dicom.part10 import same_data_set
 from iap_node.errors import RetriableError, UnreadableInstance, where
-from iap_node.records import QuarantinedInstance, ReceivedInstance, StoreOutcome
+from iap_node.records import InstanceHeader, QuarantinedInstance, ReceivedInstance, StoreOutcome
 from iap_node.spool import Quarantine, Spool, disk_errors_are_retriable
 
 BATCH = 500
 LINGER_S = 0.02  # what comes within it shares a transaction
 MOST_WAITING = 20_000  # instances; about 30 MB
+# Senders that are faster than the database are slowed down before anybody is refused: each waits for its answer, so
+# that one that floods us on all its associations costs the others a moment, and not their instances.
+MANY_WAITING = MOST_WAITING // 4
+PATIENCE_S = 5.0  # with a database that neither works nor fails
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 2.0
 
 log = structlog.get_logger("registrar")
@@ -64,7 +68,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class _Entry:
-    arrival: Arrival
+    received: ReceivedInstance
     ticket: Ticket | None = None  # somebody waits
     is_done: bool = False
 
@@ -83,13 +87,22 @@ class _Call:
 
 
 class Registrar:
-    """Every method may be called from any thread. The thread starts with the first instance."""
+    """Every method may be called from any thread. The thread starts with the first instance.
 
-    def __init__(self, spool: Spool, database: Database) -> None:
+    Parameters
+    ----------
+    hash_of
+        Keyed hash of the patient of an instance.
+    """
+
+    def __init__(self, spool: Spool, database: Database, hash_of: Callable[[InstanceHeader], str]) -> None:
+        self._hash_of = hash_of
         self._spool = spool
         self._database = database
         self._quarantine = Quarantine(spool)
-        self._changed = threading.Condition()
+        turn = threading.RLock()
+        self._changed = threading.Condition(turn)
+        self._has_room = threading.Condition(turn)
         self._waiting: deque[_Entry | _Call] = deque()
         self._n_urgent = 0  # waiting entries and calls that somebody waits for
         self._thread: threading.Thread | None = None
@@ -106,14 +119,18 @@ class Registrar:
             return f"{MOST_WAITING} instances wait for their archive rows: the database is too slow"
         return None
 
-    def submit(self, arrival: Arrival) -> None:
-        """Give an instance that is kept its row, soon."""
-        self._put(_Entry(arrival))
+    def submit(self, received: ReceivedInstance) -> None:
+        """Give an instance that is kept its row, soon; waits a while where many wait for theirs."""
+        with self._changed:
+            self._has_room.wait_for(
+                lambda: len(self._waiting) < MANY_WAITING or self._closed or self._away is not None, PATIENCE_S
+            )
+            self._put(_Entry(received))
 
-    def submit_and_tell(self, arrival: Arrival) -> Ticket:
+    def submit_and_tell(self, received: ReceivedInstance) -> Ticket:
         """Give an instance that is kept its row at once, and tell what becomes of it."""
         ticket = Ticket()
-        self._put(_Entry(arrival, ticket))
+        self._put(_Entry(received, ticket))
         return ticket
 
     def then(self, function: Callable[[], None]) -> None:
@@ -135,6 +152,7 @@ class Registrar:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._has_room.notify_all()
             thread, n_left = self._thread, len(self._waiting)
         if thread is not None:
             thread.join()
@@ -171,12 +189,15 @@ class Registrar:
                 for item in batch:
                     self._waiting.popleft()
                     self._n_urgent -= item.is_urgent
+                self._has_room.notify_all()
 
     def _note_failure(self, batch: Sequence[_Entry | _Call], error: Exception) -> None:
         known = error if isinstance(error, RetriableError) else RetriableError(f"unexpected error {where(error)}")
         if self._away is None:
             log.error("archive rows wait", error=str(known), n_instances=len(self._waiting))
         self._away = str(known)
+        with self._changed:
+            self._has_room.notify_all()
         for item in batch:
             if isinstance(item, _Entry) and item.ticket is not None:
                 item.ticket.settle(None, known)
@@ -223,7 +244,7 @@ class Registrar:
                 self._put_aside(entries[0], error)
 
     def _register(self, entries: Sequence[_Entry]) -> None:
-        arrivals = [entry.arrival for entry in entries]
+        arrivals = [Arrival(entry.received, self._hash_of(entry.received.header)) for entry in entries]
         with self._database.transaction() as session:
             outcomes = record_instances(session, arrivals, self._compare)
         superfluous = [
@@ -234,7 +255,7 @@ class Registrar:
         if superfluous:
             self._remove(superfluous)
         for entry, outcome in zip(entries, outcomes, strict=True):
-            received = entry.arrival.received
+            received = entry.received
             entry.is_done = True
             self._spool.registered(received.spool_path)
             if outcome is StoreOutcome.CONFLICT:
@@ -264,7 +285,7 @@ class Registrar:
 
     def _put_aside(self, entry: _Entry, error: Exception) -> None:
         """An acknowledged instance cannot be recorded: keep it where a person looks, with the reason."""
-        received: ReceivedInstance = entry.arrival.received
+        received = entry.received
         reason = f"it cannot be recorded in the archive: {type(error).__name__}; report this"
         facts = {
             "reason": reason,

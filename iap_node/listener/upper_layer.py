@@ -18,13 +18,12 @@ import threading
 import time
 from typing import Any, cast
 
-from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import StateMachine
 from pynetdicom.transport import AssociationSocket
 
-P_DATA_TF, A_ABORT = 0x04, 0x07  # PDU types, PS3.8 9.3
+A_ASSOCIATE_RQ, P_DATA_TF, A_ABORT = 0x01, 0x04, 0x07  # PDU types, PS3.8 9.3
 PDU_TYPES = range(0x01, 0x08)
 PDU_HEADER = struct.Struct(">BxI")  # type, length of what follows
 # What a PDU other than P-DATA-TF may hold: an A-ASSOCIATE-RQ with 128 presentation contexts of 60 transfer syntaxes
@@ -38,6 +37,12 @@ OURS = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})  # what th
 LINGER_S = 0.5  # for which we leave the closing of a connection to the peer, as PS3.8 9.2.3 does
 WAIT_S = 0.05  # how soon a thread that waits notices what it is not woken for
 _READ_AT_ONCE = 65_536  # bytes
+
+# Each item costs pynetdicom up to 50 microseconds; the request above has 7,936.
+MAX_ITEMS = 10_000
+_FIXED_FIELDS_BYTES = 74  # of an A-ASSOCIATE-RQ, before its items: PS3.8 Table 9-11
+_ITEM = struct.Struct(">BxH")  # type, length of what follows
+_SUB_ITEMS_AT = {0x20: 8, 0x50: 4}  # presentation contexts, user information: PS3.8 9.3.2.2, 9.3.2.3
 
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -125,7 +130,7 @@ class Wire(AssociationSocket):
             return False
 
     def send(self, bytestream: bytes) -> None:
-        """Send a PDU; nothing is sent after an A-ABORT."""
+        """Send a PDU; nothing is sent after an A-ABORT. Tells nobody (EVT_DATA_SENT): that takes as long as sending."""
         try:
             with self._turn:
                 if self._aborted:
@@ -134,8 +139,6 @@ class Wire(AssociationSocket):
                 self._send_all(memoryview(bytestream))
         except (OSError, AttributeError):  # AttributeError: another thread closed it, there is no socket any more
             self.event_queue.put(CONNECTION_CLOSED)
-            return
-        evt.trigger(self.assoc, evt.EVT_DATA_SENT, {"data": bytestream})
 
     def _send_all(self, view: memoryview) -> None:
         timeout_s = self._send_timeout_s
@@ -151,6 +154,22 @@ class Wire(AssociationSocket):
     def _shutdown_socket(self) -> None:
         with self._turn:
             super()._shutdown_socket()
+
+
+def _check_items(request: bytearray) -> None:
+    """Raise ValueError where an A-ASSOCIATE-RQ has more items and sub-items than anybody needs."""
+    n_items, places = 0, [(_FIXED_FIELDS_BYTES, len(request))]
+    while places:
+        place, end = places.pop()
+        while place + _ITEM.size <= end:
+            kind, length = _ITEM.unpack_from(request, place)
+            following = place + _ITEM.size + length
+            if kind in _SUB_ITEMS_AT and end == len(request):
+                places.append((place + _SUB_ITEMS_AT[kind], min(following, end)))
+            place = following
+            n_items += 1
+            if n_items > MAX_ITEMS:
+                raise ValueError(f"an A-ASSOCIATE-RQ of more than {MAX_ITEMS} items")
 
 
 class _StateMachine(StateMachine):
@@ -201,8 +220,12 @@ class UpperLayer(DULServiceProvider):
 
     def _decode_pdu(self, bytestream: bytearray) -> tuple[Any, str]:
         """As pynetdicom's, and raises at once what the state machine, whose thread it would end, would meet later."""
+        if bytestream[0] == A_ASSOCIATE_RQ:
+            _check_items(bytestream)
+        decoded: Any
         decoded, event = super()._decode_pdu(bytestream)
-        decoded.to_primitive()
+        primitive = decoded.to_primitive()
+        decoded.to_primitive = lambda: primitive  # it may have taken half a second
         return decoded, event
 
     def _process_recv_primitive(self) -> bool:

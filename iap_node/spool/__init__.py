@@ -4,7 +4,7 @@ counts.
 The listener writes; workers, deliverers and the command line read by the relative path that a row names.
 """
 
-from iap_node.spool.files import SpooledFile, disk_errors_are_retriable
+from iap_node.spool.files import SpooledFile, disk_error, disk_errors_are_retriable
 from iap_node.spool.lanes import MAX_RECORD_BYTES
 from iap_node.spool.quarantine import Quarantine
 from iap_node.spool.segments import PREAMBLE_BYTES, Facts, Record, RecordKind, content_checksum
@@ -20,5 +20,6 @@ __all__ = [
     "Spool",
     "SpooledFile",
     "content_checksum",
+    "disk_error",
     "disk_errors_are_retriable",
 ]

@@ -142,8 +142,13 @@ def disk_errors_are_retriable(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RetriableError(f"the spool's disk is full: make room below {root}") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise RetriableError(f"the spool cannot be written ({error.strerror}): check who owns {root}") from error
-        raise RetriableError(f"the spool's disk fails ({error}): check the disk below {root}") from error
+        raise disk_error(root, error) from error
+
+
+def disk_error(root: Path, error: OSError) -> RetriableError:
+    """What the file system says, with the remedy; for the store path, where a context manager would cost too much."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RetriableError(f"the spool's disk is full: make room below {root}")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return RetriableError(f"the spool cannot be written ({error.strerror}): check who owns {root}")
+    return RetriableError(f"the spool's disk fails ({error}): check the disk below {root}")

@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from iap_node.dicom.file_slice import FileSlice
-from iap_node.spool.files import FILE_MODE, make_directory, sync_directory
+from iap_node.spool.files import DIRECTORY_MODE, FILE_MODE, make_directory, sync_directory
 from iap_node.spool.segments import SEGMENT_BYTES, SUFFIX, aligned, erase, has_records
 
 SEGMENTS = "segments"
@@ -43,14 +43,11 @@ class Lane:
     def __init__(self, path: Path, handle: int) -> None:
         self.path = path
         self.handle = handle
+        self.segment_id = path.name.removesuffix(SUFFIX)  # 16 hexadecimal digits, random
+        self.spool_path = f"{SEGMENTS}/{path.parent.name}/{path.name}"
         self.position = 0  # where the next record begins; a multiple of ALIGNMENT
         self.n_unregistered = 0  # records without a row yet; guarded by `Lanes`
         self.is_full = False
-
-    @property
-    def segment_id(self) -> str:
-        """16 hexadecimal digits, random."""
-        return self.path.name.removesuffix(SUFFIX)
 
     @property
     def room(self) -> int:
@@ -78,10 +75,13 @@ class Lanes:
         Of the spool.
     n_prepared
         How many segments are to lie ready; 0: none, each is made when it is needed.
+    reserve_bytes
+        Room on the disk that preparing leaves alone.
     """
 
-    def __init__(self, root: Path, n_prepared: int = 0) -> None:
+    def __init__(self, root: Path, n_prepared: int = 0, reserve_bytes: int = 0) -> None:
         self._root = root
+        self._reserve_bytes = reserve_bytes
         self._folder = root / SEGMENTS
         self._n_prepared = n_prepared
         self._changed = threading.Condition()
@@ -249,6 +249,8 @@ class Lanes:
                     self._preparing = None
                     return
             try:
+                if not self._has_room():
+                    raise OSError(errno.ENOSPC, "preparing would use up the disk's reserve")
                 lane = self._make()
                 try:
                     write_zeros(lane.path, lane.handle)
@@ -262,6 +264,11 @@ class Lanes:
                 return
             with self._changed:
                 self._ready.append(lane)
+
+    def _has_room(self) -> bool:
+        self._root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        found = os.statvfs(self._root)
+        return found.f_bavail * found.f_frsize >= self._reserve_bytes + SEGMENT_BYTES
 
 
 def write_zeros(path: Path, handle: int) -> None:

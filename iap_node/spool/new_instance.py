@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from iap_node.dicom.file_slice import FileSlice
 from iap_node.spool.files import NewFile
-from iap_node.spool.lanes import MAX_RECORD_BYTES, SEGMENTS, Lane, Lanes
+from iap_node.spool.lanes import MAX_RECORD_BYTES, Lane, Lanes
 from iap_node.spool.segments import PREAMBLE_BYTES, Facts, RecordKind, encode_preamble
 
 MAX_PARTS = 512  # that wait to be written; the system takes 1024 at once
@@ -174,4 +174,4 @@ class NewInstance:
 
 
 def _record_name(lane: Lane, offset: int, size: int) -> str:
-    return f"{SEGMENTS}/{lane.segment_id[:2]}/{lane.path.name}#{offset}+{size}"
+    return f"{lane.spool_path}#{offset}+{size}"

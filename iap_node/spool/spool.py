@@ -37,6 +37,7 @@ from iap_node.spool.files import (
     FILE_MODE,
     NewFile,
     SpooledFile,
+    disk_error,
     disk_errors_are_retriable,
     make_directory,
 )
@@ -77,13 +78,17 @@ class Spool:
         Whether what is kept is flushed before `keep` returns. Without, a power cut may take it back.
     prepared_bytes
         How much room is to be written ahead by a process that receives (`start_preparing`).
+    reserve_bytes
+        Room on the disk that this leaves alone.
     """
 
-    def __init__(self, root: Path, *, durable: bool = True, prepared_bytes: int = 0) -> None:
+    def __init__(
+        self, root: Path, *, durable: bool = True, prepared_bytes: int = 0, reserve_bytes: int = 0
+    ) -> None:
         self._root = root.absolute()
         self._durable = durable
         self._durable_directories: dict[Path, None] = {}  # in order of first use
-        self._lanes = Lanes(self._root, -(-prepared_bytes // SEGMENT_BYTES))
+        self._lanes = Lanes(self._root, -(-prepared_bytes // SEGMENT_BYTES), reserve_bytes)
         self._notes: dict[str, str] = {}  # spool path of a file: of the record that tells of it, until it has its row
 
     @property
@@ -158,8 +163,10 @@ class Spool:
         RetriableError
             The disk is full, failing or not writable.
         """
-        with disk_errors_are_retriable(self._root):
+        try:
             return NewInstance(self._lanes, head, self.new_file, durable=self._durable)
+        except OSError as error:
+            raise disk_error(self._root, error) from error
 
     def keep(self, instance: NewInstance, facts: Facts, *, series_instance_uid: str, sop_instance_uid: str) -> str:
         """Keep an instance from `begin`; its spool path. Call `registered` with it when its row is durable.
@@ -175,8 +182,10 @@ class Spool:
             self.keep_file(file, spool_path)
             return spool_path
 
-        with disk_errors_are_retriable(self._root):
+        try:
             spool_path, record = instance.keep(facts, name)
+        except OSError as error:
+            raise disk_error(self._root, error) from error
         if record != spool_path:
             self._notes[spool_path] = record
         return spool_path

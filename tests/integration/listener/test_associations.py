@@ -15,9 +15,10 @@ from iap_node.config import ListenerConfig
 from iap_node.database.engine import Database
 from iap_node.database.tables import InstanceRow
 from iap_node.errors import ConfigError
-from iap_node.listener.intake import AcceptedInstance, Intake
+from iap_node.listener.intake import Intake
 from iap_node.listener.reception import Reception
 from iap_node.listener.scp import StoreScp
+from iap_node.records import ReceivedInstance
 from iap_node.spool import Spool
 from tests.integration.listener.conftest import KEY, Node, Sender, make_instance, wait_for
 
@@ -43,7 +44,7 @@ class WaitingIntake(Intake):
         self.entered = threading.Event()
         self.go_on = threading.Event()
 
-    def accept(self, reception: Reception) -> AcceptedInstance:
+    def accept(self, reception: Reception) -> ReceivedInstance:
         self.entered.set()
         assert self.go_on.wait(60)
         return super().accept(reception)
