@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TARGETS = ("commands", "headers", "part10_files", "associations", "segments")
 TIMEOUT_S = 25  # of one input
 MAX_INPUT_BYTES = 40_000
+UNCAUGHT = "=== Uncaught Python exception"  # atheris says
 MEMORY_MIB = 1024  # of the process; what is watched more closely, the targets watch themselves
 
 
@@ -72,7 +73,7 @@ def main() -> int:
         result = run(target, arguments.folder, options)
         print(f"{target}: {result.n_executions} executions, {result.n_edges} edges, {len(result.findings)} findings")
         for finding in result.findings:
-            print(f"  {finding}\n{result.output}")
+            print(f"  {finding}\n{result.output[max(0, result.output.find(UNCAUGHT)) :]}")
         n_findings += len(result.findings)
     return 1 if n_findings else 0
 

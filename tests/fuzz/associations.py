@@ -30,7 +30,6 @@ from pynetdicom.presentation import build_context
 from pynetdicom.transport import AddressInformation
 
 from iap_node.config import ListenerConfig
-from iap_node.database.reception import Arrival
 from iap_node.errors import UnreadableInstance
 from iap_node.listener import receiver, reception
 from iap_node.listener.command_set import decode_command
@@ -38,6 +37,7 @@ from iap_node.listener.intake import Intake
 from iap_node.listener.receiver import _Messages
 from iap_node.listener.scp import StoreScp
 from iap_node.listener.upper_layer import UpperLayer
+from iap_node.records import ReceivedInstance
 from iap_node.spool import Spool, lanes, new_instance
 from tests.fuzz.instances import SOP_INSTANCE_UID, encode
 from tests.integration.listener.wire import (
@@ -128,13 +128,13 @@ class _UpperLayer(UpperLayer):
 class _Registrar:
     """Notes what was accepted, instead of giving it rows."""
 
-    arrivals: list[Arrival] = field(default_factory=list)
+    accepted: list[ReceivedInstance] = field(default_factory=list)
 
     def refusal(self) -> str | None:
         return None
 
-    def submit(self, arrival: Arrival) -> None:
-        self.arrivals.append(arrival)
+    def submit(self, received: ReceivedInstance) -> None:
+        self.accepted.append(received)
 
 
 def _refuse(dataset: bytes, **_: str) -> NoReturn:
@@ -164,19 +164,19 @@ class _Node:
             content = file.read()
         self.quarantined.append((reception.request.sop_instance_uid, content[len(content) - reception.size_bytes :]))
 
-    def kept(self, arrival: Arrival) -> tuple[str, bytes]:
+    def kept(self, received: ReceivedInstance) -> tuple[str, bytes]:
         """SOP Instance UID and data set of what was accepted."""
-        with self.spool.locate(arrival.received.spool_path).open("rb") as file:
+        with self.spool.locate(received.spool_path).open("rb") as file:
             content = file.read()
         file_meta_bytes = int.from_bytes(content[140:144], "little")
-        return arrival.received.header.sop_instance_uid, content[144 + file_meta_bytes :]
+        return received.header.sop_instance_uid, content[144 + file_meta_bytes :]
 
     def forget(self) -> None:
         """Remove what an input left."""
-        for arrival in self.registrar.arrivals:
-            self.spool.remove(arrival.received.spool_path)
-            self.spool.registered(arrival.received.spool_path)
-        self.registrar.arrivals.clear()
+        for received in self.registrar.accepted:
+            self.spool.remove(received.spool_path)
+            self.spool.registered(received.spool_path)
+        self.registrar.accepted.clear()
         self.quarantined.clear()
 
 
@@ -361,7 +361,7 @@ def _check(node: _Node, connection: _Connection, assoc: Association, messages: _
     assert receiving._reception is None, "an instance is neither kept nor dropped"
 
     expected = stores_in(stream)
-    n_kept = len(node.registrar.arrivals) + len(node.quarantined)
+    n_kept = len(node.registrar.accepted) + len(node.quarantined)
     statuses = [_status(sent) for sent in connection.sent]
     assert len(statuses) == n_kept, f"{n_kept} data sets, answers {statuses}"
     assert set(statuses) <= ANSWERS, statuses
@@ -369,7 +369,7 @@ def _check(node: _Node, connection: _Connection, assoc: Association, messages: _
         assert n_kept <= len(expected)
         expected = expected[:n_kept]
     assert n_kept == len(expected), f"{n_kept} data sets kept, {len(expected)} came in whole"
-    kept, quarantined = map(node.kept, node.registrar.arrivals), iter(node.quarantined)
+    kept, quarantined = map(node.kept, node.registrar.accepted), iter(node.quarantined)
     for store, status in zip(expected, statuses, strict=True):
         assert next(quarantined if status else kept) == store, "not what came in"
     incoming = node.spool.root / "incoming"

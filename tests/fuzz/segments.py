@@ -37,6 +37,7 @@ SEGMENT_ID = "0123456789abcdef"
 _HEAD = file_preamble("1.2.840.10008.5.1.4.1.1.4", SOP_INSTANCE_UID, ExplicitVRLittleEndian)[PREAMBLE_BYTES:]
 _RECORD, _NOTE, _GAP, _RAW, _FORGED, _CUT = range(6)
 _FIELDS_BYTES = 8 + 8 + 8 + 8 + 1 + 1 + 2 + 8 + 16 + 16  # of a preamble before its CRC
+_END_OF_CRC = _FIELDS_BYTES + 4
 
 _FOLDERS: list[Path] = []  # one, made when it is first needed
 
@@ -107,7 +108,12 @@ def _segment(script: bytes) -> tuple[bytes, list[tuple[int, int]], bool]:
         elif what == _GAP:
             content += bytes(size)
         content += bytes(aligned(len(content)) - len(content))
-    whole = [(offset, len(record)) for offset, record in written if content[offset : offset + len(record)] == record]
+    whole = [
+        (offset, len(record))
+        for offset, record in written
+        if content[offset:][:_END_OF_CRC] == record[:_END_OF_CRC]  # what pads the preamble behind it says nothing
+        and content[offset + PREAMBLE_BYTES : offset + len(record)] == record[PREAMBLE_BYTES:]
+    ]
     return bytes(content), whole, is_forged
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -255,6 +256,11 @@ def requests(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     yield "300 contexts, even IDs and 0 among them", _with_items(plain, b"".join(map(_context_item, range(256))) * 2)
     yield "64 KB of user identity", association_request(_contexts(1), 16384, identity)
     yield "64 KB of unknown user information", _with_items(plain, struct.pack(">BxH", 0x50, 65_000) + bytes(65_000))
+    version = struct.pack(">BxH", 0x55, 1) + b"1"
+    yield "a megabyte of empty items", _with_items(plain, struct.pack(">BxH", 0x10, 0) * 250_000)
+    yield "a megabyte of user information", _with_items(
+        plain, (struct.pack(">BxH", 0x50, 12_000 * len(version)) + version * 12_000) * 16
+    )
     yield "a hundred application contexts", _with_items(plain, (struct.pack(">BxH", 0x10, 5) + b"1.2.3") * 100)
     yield "no items", _with_items(plain, b"")
     yield "items of noise", _with_items(plain, rng.randbytes(3000))
@@ -338,10 +344,10 @@ def knock(port: int, content: bytes, *, n_bytes_at_once: int = 1 << 20) -> bytes
 # ---------------------------------------------------------------- holding them
 
 
-def hold(conversation: Conversation, port: int) -> Heard:
+def hold(conversation: Conversation, port: int, tls: ssl.SSLContext | None = None) -> Heard:
     """Say it all, and listen until the end of the association, or until the listener has closed the connection."""
     heard = Heard()
-    with RawSender(port) as sender:
+    with RawSender(port, tls=tls) as sender:
         try:
             sender.send_slowly(conversation.content, conversation.n_bytes_at_once)
             if conversation.end in (End.WE_CLOSE, End.WE_RESET):

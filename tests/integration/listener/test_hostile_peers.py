@@ -83,8 +83,8 @@ def database(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
 class Bystander:
     """An association that stands all the while, and must not notice."""
 
-    def __init__(self, port: int) -> None:
-        self._sender = RawSender(port)
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._sender = RawSender(port, tls=tls)
         self._rng = random.Random(f"{SEED} bystander")
         self.sent: dict[str, bytes] = {}
         self.works()
@@ -103,7 +103,9 @@ class Bystander:
         self._sender.socket.close()
 
 
-def hold_all(port: int, n_conversations: int, bystander: Bystander, first: int = 0) -> dict[str, bytes]:
+def hold_all(
+    port: int, n_conversations: int, bystander: Bystander, first: int = 0, tls: ssl.SSLContext | None = None
+) -> dict[str, bytes]:
     """Conversations, some at once; what they stored."""
     stored: dict[str, bytes] = {}
     with ThreadPoolExecutor(AT_ONCE) as peers:
@@ -111,7 +113,7 @@ def hold_all(port: int, n_conversations: int, bystander: Bystander, first: int =
             stop = min(start + 5 * AT_ONCE, first + n_conversations)
             conversations = [converse(f"{SEED} {n}") for n in range(start, stop)]
             for conversation, heard in zip(
-                conversations, peers.map(lambda one: hold(one, port), conversations), strict=True
+                conversations, peers.map(lambda one: hold(one, port, tls), conversations), strict=True
             ):
                 judge(conversation, heard)
                 stored |= conversation.stored
@@ -133,11 +135,16 @@ def assert_filed(spool: Spool, database: Database, expected: dict[str, bytes]) -
 # ---------------------------------------------------------------- conversations
 
 
-def test_legal_peers_are_served_and_illegal_ones_aborted_and_nothing_is_left_of_them(node: Node) -> None:
-    bystander = Bystander(node.port)
-    stored = hold_all(node.port, 20, bystander, first=1_000_000)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_legal_peers_are_served_and_illegal_ones_aborted_and_nothing_is_left_of_them(
+    make_node: Callable[..., Node], certificates: Certificates, tls: bool
+) -> None:
+    node = make_node(**certificates.listener(client_certificates=False) if tls else {})
+    client = certificates.client() if tls else None
+    bystander = Bystander(node.port, client)
+    stored = hold_all(node.port, 20, bystander, first=1_000_000, tls=client)
     before = Footprint.of(os.getpid())
-    stored |= hold_all(node.port, N_CONVERSATIONS, bystander)
+    stored |= hold_all(node.port, N_CONVERSATIONS, bystander, tls=client)
     wait_until_let_go(os.getpid(), before, spare_descriptors=10)  # the database keeps some connections
     bystander.leave()
     assert_filed(node.spool, node.database, stored | bystander.sent)

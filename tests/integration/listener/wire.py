@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 from io import BytesIO
@@ -106,10 +107,13 @@ class RawSender:
         max_pdu_bytes: int = 16384,
         transfer_syntax_uid: str = ExplicitVRLittleEndian,
         address: str = "127.0.0.1",
-    ):
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.longest_pdu = 0  # bytes behind the header, of what was read
         self.socket = socket.create_connection(("127.0.0.1", port), WAIT_S, source_address=(address, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         contexts = [
             build_context(MRImageStorage, transfer_syntax_uid),
             build_context("1.2.840.10008.1.1", "1.2.840.10008.1.2"),
