@@ -45,18 +45,20 @@ def import_folder(
     """
     from iap_node.listener.folder import ImportOutcome, import_files, list_files
     from iap_node.listener.intake import Intake
+    from iap_node.listener.limits import DiskReserve
     from iap_node.listener.patients import load_or_create_patient_key
     from iap_node.spool import Spool
 
     config, database = open_node(config_path)
     intake = Intake(Spool(config.spool_dir), database, load_or_create_patient_key(config.patient_key_path))
+    disk = DiskReserve(config.spool_dir, config.spool.disk_reserve_mb * MIB)
     paths = list_files(folder)
     counts = Counter(dict.fromkeys(ImportOutcome, 0))
     out = console()
     bar = Progress(console=out, transient=True, disable=as_json or not out.is_terminal)
     with closing(intake), bar as progress:
         task = progress.add_task("importing", total=len(paths))
-        for imported in import_files(paths, intake):
+        for imported in import_files(paths, intake, disk):
             counts[imported.outcome] += 1
             progress.advance(task)
             if imported.outcome is ImportOutcome.QUARANTINED and not as_json:

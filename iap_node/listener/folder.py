@@ -11,6 +11,7 @@ from pathlib import Path
 from iap_node.dicom.part10 import read_instance
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
+from iap_node.listener.limits import DiskLow, DiskReserve
 from iap_node.records import StoreOutcome
 
 CALLING_AE_TITLE = "IMPORT"  # who the instance came from, in the archive
@@ -42,17 +43,25 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.name != DICOMDIR)
 
 
-def import_files(paths: list[Path], intake: Intake) -> Iterator[ImportedFile]:
+def import_files(paths: list[Path], intake: Intake, disk: DiskReserve | None = None) -> Iterator[ImportedFile]:
     """File one after the other; the originals stay where they are.
+
+    Parameters
+    ----------
+    disk
+        Asked before each. None: it may fill up.
 
     Raises
     ------
     RetriableError
-        The disk or the database does not work; what was yielded is filed.
+        The disk is low, or it or the database does not work; what was yielded is filed.
     OSError
         A file cannot be read.
     """
     for path in paths:
+        reason = None if disk is None else disk.refusal()
+        if reason is not None:
+            raise DiskLow(reason)
         yield _import(path, intake)
 
 

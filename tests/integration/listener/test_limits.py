@@ -20,12 +20,14 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
+from sqlalchemy import update
 
 from iap_node.database.engine import Database
 from iap_node.database.tables import InstanceRow, QuarantineRow
-from iap_node.listener.intake import AcceptedInstance, Intake
-from iap_node.listener.limits import MIB, DiskReserve
-from iap_node.listener.reception import Reception
+from iap_node.listener import registrar
+from iap_node.listener.folder import ImportOutcome, import_files
+from iap_node.listener.intake import Intake
+from iap_node.listener.limits import MIB, DiskLow, DiskReserve
 from iap_node.listener.scp import NEGOTIATING, NEGOTIATING_OF_ONE
 from iap_node.spool import Spool
 from tests.integration.listener.conftest import KEY, Node, encode, make_instance, wait_for
@@ -264,18 +266,18 @@ def test_pause_between_messages_is_not_slowness(make_node: Callable[..., Node]) 
         sender.release()
 
 
-class SlowIntake(Intake):
-    """Takes long."""
+class SlowSpool(Spool):
+    """Takes long to make an instance durable."""
 
-    def accept(self, reception: Reception) -> AcceptedInstance:
+    def keep(self, *arguments: Any, **facts: Any) -> str:
         threading.Event().wait(1.0)
-        return super().accept(reception)
+        return super().keep(*arguments, **facts)
 
 
 def test_store_that_we_take_long_to_file_is_not_the_peers_slowness(
     make_node: Callable[..., Node], tmp_path: Path, database: Database
 ) -> None:
-    intake = SlowIntake(Spool(tmp_path / "spool"), database, KEY)
+    intake = Intake(SlowSpool(tmp_path / "spool"), database, KEY)
     node = make_node(idle_timeout_s=0.3, min_bytes_per_s=10**9, intake=intake)  # a window shorter than filing takes
     with RawSender(node.port) as sender:
         for _ in range(2):
@@ -388,3 +390,44 @@ def test_flood_of_one_peer_starves_no_other(
         for thread in flooding:
             thread.join(30)
     assert not any(thread.is_alive() for thread in flooding)
+
+
+def test_flood_that_the_database_cannot_keep_up_with_waits_and_nobody_is_refused(
+    make_node: Callable[..., Node], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrar, "MANY_WAITING", 20)
+    monkeypatch.setattr(registrar, "MOST_WAITING", 30)
+    monkeypatch.setattr(registrar, "PATIENCE_S", 60.0)
+    node = make_node()
+    statuses: list[list[int]] = [[] for _ in range(4)]
+
+    def flood(answered: list[int]) -> None:
+        with RawSender(node.port) as sender:
+            for _ in range(20):
+                sender.send_store(*dataset_of(100))
+                answered.append(sender.read_response().Status)
+            sender.release()
+
+    flooding = [threading.Thread(target=flood, args=(answered,)) for answered in statuses]
+    with database.transaction() as session:
+        session.execute(update(InstanceRow).values(size_bytes=0))  # nobody else can write now
+        for thread in flooding:
+            thread.start()
+        wait_for(lambda: sum(map(len, statuses)) >= 20, "as many answers as may wait for their rows")
+        assert all(thread.is_alive() for thread in flooding)
+    for thread in flooding:
+        thread.join(60)
+    assert statuses == [[SUCCESS] * 20] * 4
+    assert len(archived(node)) == 80
+
+
+def test_import_leaves_the_reserve_of_the_disk_alone(make_node: Callable[..., Node], tmp_path: Path) -> None:
+    node = make_node()
+    ds = make_instance()
+    path = tmp_path / "one.dcm"
+    ds.save_as(path, enforce_file_format=True)
+    found = os.statvfs(tmp_path)
+    with pytest.raises(DiskLow, match=r"spool\.disk_reserve_mb"):
+        list(import_files([path], node.intake, DiskReserve(tmp_path, found.f_blocks * found.f_frsize)))
+    (imported,) = import_files([path], node.intake, DiskReserve(tmp_path, 0))
+    assert imported.outcome is ImportOutcome.STORED
