@@ -20,8 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TARGETS = ("commands", "headers", "part10_files", "associations", "segments")
 TIMEOUT_S = 25  # of one input
 MAX_INPUT_BYTES = 40_000
-UNCAUGHT = "=== Uncaught Python exception"  # atheris says
 MEMORY_MIB = 1024  # of the process; what is watched more closely, the targets watch themselves
+UNCAUGHT = "=== Uncaught Python exception"  # atheris says
 
 
 @dataclass(frozen=True)
