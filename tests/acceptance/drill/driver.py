@@ -186,12 +186,21 @@ class Senders:
     ----------
     find_port
         The port of the listener; None while there is none.
+    pause_s
+        Between two instances of an association.
     """
 
     def __init__(
-        self, seed: int, n: int, instances: Instances, ledger: Ledger, find_port: Callable[[], int | None]
+        self,
+        seed: int,
+        n: int,
+        instances: Instances,
+        ledger: Ledger,
+        find_port: Callable[[], int | None],
+        *,
+        pause_s: float = 0.0,
     ) -> None:
-        self._instances, self._ledger, self._find_port = instances, ledger, find_port
+        self._instances, self._ledger, self._find_port, self._pause_s = instances, ledger, find_port, pause_s
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(random.Random(f"sender {seed} {number}"),), daemon=True)
@@ -225,7 +234,12 @@ class Senders:
             self._stop.wait(0.02)
             return waiting
         try:
-            with RawSender(port) as sender:
+            sender = RawSender(port)
+        except (OSError, EOFError, AssertionError):  # nobody is there, or somebody else whom the port was given to
+            self._stop.wait(0.02)
+            return waiting
+        try:
+            with sender:
                 for _ in range(rng.randint(5, 80)):
                     if waiting is None:
                         if self._stop.is_set():
@@ -233,8 +247,9 @@ class Senders:
                         waiting = self._instances.next()
                     if self._store(sender, waiting):
                         waiting = None
+                    self._stop.wait(self._pause_s)
                 sender.release()
-        except (OSError, EOFError):  # the listener was killed, or is not there yet
+        except (OSError, EOFError):  # the listener was killed
             return None if rng.random() < 0.15 else waiting
         return waiting
 

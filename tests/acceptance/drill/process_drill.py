@@ -28,6 +28,7 @@ from tests.integration.conftest import Peer
 from tests.integration.listener.conftest import split_part10
 
 WAIT_S = 120.0
+PAUSE_S = 0.02  # between two instances that a whole node judges and delivers: its restarts take longest
 START_S = 2.0  # about what a listener takes to start: kills fall into all of it
 
 
@@ -117,12 +118,13 @@ def kill_node(folder: Path, seed: int, targets: list[str], n_senders: int = 2) -
         },
     )
     config = node.config
-    senders = Senders(seed, n_senders, Instances(seed, n_series=2), ledger, lambda: read_port(config.data_dir))
+    instances = Instances(seed, n_series=2)
+    senders = Senders(seed, n_senders, instances, ledger, lambda: read_port(config.data_dir), pause_s=PAUSE_S)
     try:
         node.start()
         senders.start()
         for target in rng.sample(targets, len(targets)):
-            ledger.wait_for(ledger.n_acknowledged + rng.randint(5, 100), WAIT_S)
+            ledger.wait_for(ledger.n_acknowledged + rng.randint(5, 60), WAIT_S)
             count.kills[target] += 1
             if target == "node":
                 _kill_all(node)
