@@ -13,7 +13,7 @@ import sys
 import typer
 
 from iap_node import __version__
-from iap_node.cli import archive, quarantine, queue, roles, setup, upkeep
+from iap_node.cli import archive, export, quarantine, queue, roles, setup, upkeep
 from iap_node.cli.exits import Exit
 from iap_node.errors import ConfigError, NodeError
 
@@ -38,6 +38,7 @@ app = typer.Typer(
 setup.add_to(app)
 roles.add_to(app)
 archive.add_to(app)
+export.add_to(app)
 queue.add_to(app)
 quarantine.add_to(app)
 upkeep.add_to(app)
