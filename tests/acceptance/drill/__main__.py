@@ -19,7 +19,7 @@ import structlog
 
 from tests.acceptance.drill.count import Count
 from tests.acceptance.drill.power_cut import Cut, cut_after_cuts, cut_everywhere, cut_power
-from tests.acceptance.drill.process_drill import kill_database, kill_listener, kill_node
+from tests.acceptance.drill.process_drill import kill_database, kill_listener, kill_listener_processes, kill_node
 from tests.acceptance.drill.recorder import build_recorder
 from tests.acceptance.drill.recording import Recording, record_listener
 from tests.conftest import running_postgresql
@@ -56,8 +56,9 @@ def _campaigns(folder: Path, library: Path, seed: int) -> Iterator[Callable[[], 
 
     def record() -> Recording:
         return record_listener(
-            folder / "power", library, seed, n_acknowledged=1500, n_senders=4, spool=spool, large_every=300
-        )
+            folder / "power", library, seed, n_acknowledged=1500, n_senders=4, spool=spool, large_every=300,
+            n_processes=1 + seed % 2,
+        )  # fmt: skip
 
     def place(name: str) -> Path:
         (folder / name).mkdir(parents=True)
@@ -72,6 +73,7 @@ def _campaigns(folder: Path, library: Path, seed: int) -> Iterator[Callable[[], 
         Recording(folder / "power"), library, place("again"), seed, n_runs=6, n_cuts=40, spool=spool
     )
     yield lambda: kill_listener(place("listener"), seed, 40)
+    yield lambda: kill_listener_processes(place("processes"), seed, 15, n_processes=3)
     yield with_database
     yield lambda: kill_node(place("node"), seed, TARGETS_IN_NODE)
 

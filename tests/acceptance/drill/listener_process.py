@@ -37,6 +37,10 @@ class ListenerProcess:
     def config(self) -> NodeConfig:
         return load_config(self.config_path)
 
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
     def prepare(self) -> None:
         """As `iap-node init`."""
         prepare(self.config)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import select
@@ -36,12 +38,7 @@ def kill_listener(folder: Path, seed: int, n_kills: int, n_senders: int = 4) -> 
     """SIGKILL of `iap-node listen` on SQLite, at work and while it starts."""
     rng, count, ledger = random.Random(f"listener {seed}"), Count(seed), Ledger()
     listener = ListenerProcess(folder, {})
-    listener.prepare()
-    instances = Instances(seed, large_every=400)
-    senders = Senders(seed, n_senders, instances, ledger, listener.port_or_none)
-    listener.start()
-    senders.start()
-    try:
+    with _sending(listener, Senders(seed, n_senders, Instances(seed, large_every=400), ledger, listener.port_or_none)):
         for _ in range(n_kills):
             if rng.random() < 0.3:
                 listener.wait_for_end(rng.uniform(0.2, 1.0) * START_S)
@@ -52,29 +49,34 @@ def kill_listener(folder: Path, seed: int, n_kills: int, n_senders: int = 4) -> 
             listener.kill()
             listener.start()
         ledger.wait_for(ledger.n_acknowledged + 50, WAIT_S)
-        senders.stop()
-        if rng.random() < 0.5:
-            listener.stop()
-        else:
-            listener.kill()
-            count.kills["listener at rest"] += 1
-    finally:
-        listener.close()
-    count.add(ledger)
-    config = listener.config
-    count.faults += recover_and_compare(config.data_dir, config.database_url, ledger)
-    return count
+    return _compared(count, listener, ledger)
+
+
+def kill_listener_processes(folder: Path, seed: int, n_kills: int, n_processes: int = 2, n_senders: int = 4) -> Count:
+    """SIGKILL of one of the processes that serve a port together, or of the one that keeps them running."""
+    rng, count, ledger = random.Random(f"processes {seed}"), Count(seed), Ledger()
+    listener = ListenerProcess(folder, {"listener": {"processes": n_processes}})
+    with _sending(listener, Senders(seed, n_senders, Instances(seed), ledger, listener.port_or_none)):
+        for _ in range(n_kills):
+            ledger.wait_for(ledger.n_acknowledged + rng.randint(5, 250), WAIT_S)
+            _, *serving = descendants(listener.pid)
+            if serving and rng.random() < 0.8:
+                os.kill(rng.choice(serving), signal.SIGKILL)
+                count.kills["one process of a listener"] += 1
+            else:
+                listener.kill()
+                listener.start()
+                count.kills["first process of a listener"] += 1
+        ledger.wait_for(ledger.n_acknowledged + 50, WAIT_S)
+    ledger.cannot_stand.clear()  # each writes its rows by itself: of two that come to two processes, either may stand
+    return _compared(count, listener, ledger)
 
 
 def kill_database(folder: Path, seed: int, n_kills: int, server: PostgresqlServer, n_senders: int = 4) -> Count:
     """SIGKILL or immediate stop of PostgreSQL, some with the listener at the same moment."""
     rng, count, ledger = random.Random(f"database {seed}"), Count(seed), Ledger()
     listener = ListenerProcess(folder, {"database": {"url": server.create_database()}})
-    listener.prepare()
-    senders = Senders(seed, n_senders, Instances(seed), ledger, listener.port_or_none)
-    listener.start()
-    senders.start()
-    try:
+    with _sending(listener, Senders(seed, n_senders, Instances(seed), ledger, listener.port_or_none)):
         for _ in range(n_kills):
             ledger.wait_for(ledger.n_acknowledged + rng.randint(20, 250), WAIT_S)
             if rng.random() < 0.5:
@@ -91,12 +93,26 @@ def kill_database(folder: Path, seed: int, n_kills: int, server: PostgresqlServe
             if with_listener:
                 listener.start()
         ledger.wait_for(ledger.n_acknowledged + 50, WAIT_S)
+    return _compared(count, listener, ledger)
+
+
+@contextmanager
+def _sending(listener: ListenerProcess, senders: Senders) -> Iterator[None]:
+    """A new node whose listener runs while the block does, and gets instances; then it stops as it should."""
+    listener.prepare()
+    listener.start()
+    senders.start()
+    try:
+        yield
         senders.stop()
         listener.stop()
     finally:
         listener.close()
-    count.add(ledger)
+
+
+def _compared(count: Count, listener: ListenerProcess, ledger: Ledger) -> Count:
     config = listener.config
+    count.add(ledger)
     count.faults += recover_and_compare(config.data_dir, config.database_url, ledger)
     return count
 
@@ -148,7 +164,7 @@ def kill_node(folder: Path, seed: int, targets: list[str], n_senders: int = 2) -
 
 def _kill_all(node: RunningNode) -> None:
     """SIGKILL to the supervisor and everything that it started, as near to one moment as it can be."""
-    processes = _descendants(node.pid)
+    processes = descendants(node.pid)
     for process in processes:
         os.kill(process, signal.SIGSTOP)  # so that none sees the others go
     for process in processes:
@@ -157,7 +173,8 @@ def _kill_all(node: RunningNode) -> None:
     wait_for(lambda: not any(is_running(process) for process in processes), "the killed processes to end")
 
 
-def _descendants(process: int) -> list[int]:
+def descendants(process: int) -> list[int]:
+    """A process, and what it started, and what that started."""
     found = [process]
     for parent in found:
         for thread in Path(f"/proc/{parent}/task").iterdir():

@@ -38,7 +38,16 @@ def recording(tmp_path_factory: pytest.TempPathFactory, recorder: Path) -> Recor
 def test_nothing_acknowledged_is_lost_wherever_the_power_fails(
     recording: Recording, tmp_path: Path, report: Callable[[Count], None]
 ) -> None:
-    report(cut_everywhere(recording, tmp_path, SEED, 160))
+    report(cut_everywhere(recording, tmp_path, SEED, 110))
+
+
+def test_nothing_acknowledged_is_lost_when_several_processes_served(
+    recorder: Path, tmp_path: Path, report: Callable[[Count], None]
+) -> None:
+    recording = record_listener(
+        tmp_path / "two", recorder, SEED, n_acknowledged=300, spool=PREPARED, n_processes=2, n_senders=4
+    )
+    report(cut_everywhere(recording, tmp_path, SEED, 50))
 
 
 def test_nothing_is_lost_when_the_power_fails_again_during_recovery_or_after_it(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.drill.count import Count
-from tests.acceptance.drill.process_drill import kill_database, kill_listener, kill_node
+from tests.acceptance.drill.process_drill import kill_database, kill_listener, kill_listener_processes, kill_node
 from tests.conftest import running_postgresql
 
 SEED = 20240  # `make soak` takes others
@@ -23,6 +23,14 @@ def test_a_listener_killed_again_and_again_loses_nothing(tmp_path: Path, report:
     count = kill_listener(tmp_path, SEED, n_kills=16)
     report(count)
     assert sum(count.kills.values()) >= 16
+
+
+def test_a_process_of_a_listener_killed_beside_others_loses_nothing(
+    tmp_path: Path, report: Callable[[Count], None]
+) -> None:
+    count = kill_listener_processes(tmp_path, SEED, n_kills=6)
+    report(count)
+    assert sum(count.kills.values()) == 6
 
 
 def test_a_killed_postgresql_server_takes_nothing_with_it(tmp_path: Path, report: Callable[[Count], None]) -> None:
