@@ -47,6 +47,7 @@ _NATIVE = {
 COMPRESSED = frozenset(TRANSFER_SYNTAXES) - _NATIVE - DEFLATED
 
 # imagecodecs and pydicom raise RuntimeError where a library beneath them refuses a codestream.
+_RLE_HEADER = struct.Struct("<16I")  # number of segments, where each begins: PS3.5 G.5
 _DECODER_ERRORS: tuple[type[Exception], ...] = (RuntimeError, *DAMAGE_IN_MEMORY)
 
 
@@ -148,6 +149,8 @@ def _by_imagecodecs(
 
 def _rle(data: bytes, rows: int, columns: int, bits_allocated: int) -> Cells | None:
     kind = np.dtype(f"<u{bits_allocated // 8}")
+    if len(data) < _RLE_HEADER.size or max(_RLE_HEADER.unpack_from(data)[1:]) >= len(data):
+        return None  # imagecodecs would read beyond the end
     try:
         decoded = imagecodecs.dicomrle_decode(data, kind)
     except _DECODER_ERRORS:
