@@ -49,7 +49,8 @@ def simulated() -> Dataset:
     private.add_new(0x10, "OB", b"SV10\x04\x03\x02\x01")
     ds.SamplesPerPixel = 1
     ds.Rows = ds.Columns = 4
-    ds.BitsAllocated = ds.BitsStored = 16
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
     ds.PixelData = bytes(32)
     ds["PixelData"].VR = "OW"
     return ds

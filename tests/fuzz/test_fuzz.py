@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.__main__ import MEMORY_MIB, TARGETS, TIMEOUT_S, run
 
-N_EXECUTIONS = {"commands": 5000, "headers": 500, "part10_files": 1500, "associations": 300, "segments": 1000}
+N_EXECUTIONS = {"commands": 5000, "headers": 500, "part10_files": 1500, "associations": 300, "segments": 1000, "judged_series": 300}
 
 
 @pytest.mark.parametrize("target", TARGETS)
