@@ -58,6 +58,18 @@ def test_called_ae_title_counts_only_when_asked_for() -> None:
     assert reason(strict, called_ae_title="IAP_NODE        ") is None
 
 
+def test_anybody_counts_by_address_and_named_senders_by_address_and_title() -> None:
+    anybody, named = admission(), admission(calling_ae_titles=["MR", "CT"])
+
+    def peers(listener: Admission, *senders: tuple[str, str]) -> int:
+        return len({listener.peer(calling_ae_title=title, address=address) for title, address in senders})
+
+    assert peers(anybody, ("MR", "192.0.2.7"), ("CT", "192.0.2.7"), ("CT", "::ffff:192.0.2.7")) == 1
+    assert peers(anybody, ("MR", "192.0.2.7"), ("MR", "192.0.2.8")) == 2
+    assert peers(named, ("MR", "192.0.2.7"), ("CT", "192.0.2.7")) == 2
+    assert peers(named, ("MR", "192.0.2.7"), ("MR              ", "192.0.2.7")) == 1
+
+
 @pytest.mark.parametrize("sop_class", [*STORAGE_SOP_CLASSES, PRIVATE_SOP_CLASS])
 def test_every_storage_sop_class_is_supported_in_every_transfer_syntax(sop_class: str) -> None:
     proposed = [build_context(sop_class, syntax) for syntax in (*TRANSFER_SYNTAXES, PRIVATE_TRANSFER_SYNTAX)]
