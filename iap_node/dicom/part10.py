@@ -157,7 +157,7 @@ def scan_instance_header(dataset: bytes | memoryview | BinaryIO, transfer_syntax
     return _header(found, encoding, transfer_syntax_uid)
 
 
-def scan_first_bytes(head: bytes, transfer_syntax_uid: str) -> InstanceHeader | None:
+def scan_first_bytes(head: bytes | memoryview, transfer_syntax_uid: str) -> InstanceHeader | None:
     """As `scan_instance_header`, of the first bytes of a data set; None where they may not hold all that is wanted.
 
     Raises

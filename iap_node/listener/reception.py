@@ -112,7 +112,9 @@ class Reception:
             log.error("unfinished file not removed", sop_instance_uid=self.request.sop_instance_uid, error=str(error))
 
 
-def _first_bytes(parts: Sequence[bytes | memoryview]) -> bytes:
+def _first_bytes(parts: Sequence[bytes | memoryview]) -> bytes | memoryview:
+    if parts and len(parts[0]) >= HEAD_BYTES:  # of most senders
+        return parts[0]
     first, n = [], 0
     for part in parts:
         first.append(part)

@@ -24,7 +24,7 @@ from iap_node.records import InstanceHeader, QuarantinedInstance, ReceivedInstan
 from iap_node.spool import Quarantine, Spool, disk_errors_are_retriable
 
 BATCH = 500
-LINGER_S = 0.02  # what comes within it shares a transaction
+LINGER_S = 0.1  # what comes within it shares a transaction
 MOST_WAITING = 20_000  # instances; about 30 MB
 # Senders that are faster than the database are slowed down before anybody is refused: each waits for its answer, so
 # that one that floods us on all its associations costs the others a moment, and not their instances.

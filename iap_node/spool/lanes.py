@@ -87,7 +87,7 @@ class Lanes:
         self._changed = threading.Condition()
         self._free: list[Lane] = []  # the last one used is used next, so that few are in use
         self._ready: list[Lane] = []  # prepared and never used
-        self._in_use: dict[Path, Lane] = {}  # used and not settled, free or taken
+        self._in_use: dict[str, Lane] = {}  # by spool path: used and not settled, free or taken
         self._preparing: threading.Thread | None = None
         self._closed = False
 
@@ -108,7 +108,7 @@ class Lanes:
             self._prepare()
         lane = lane or self._make()
         with self._changed:
-            self._in_use[lane.path] = lane
+            self._in_use[lane.spool_path] = lane
         return lane
 
     def give_back(self, lane: Lane, *, record_bytes: int = 0, suspect: bool = False) -> None:
@@ -131,7 +131,7 @@ class Lanes:
                 return
         self._settle_if_done(lane)
 
-    def registered(self, segment: Path) -> None:
+    def registered(self, segment: str) -> None:
         """The archive has a row, durably, for one more record of a segment, or needs none."""
         with self._changed:
             lane = self._in_use.get(segment)
@@ -143,7 +143,7 @@ class Lanes:
     def erase(self, where: FileSlice) -> None:
         """Remove a record of a segment that is in use; where a crash brings it back, nobody minds."""
         with self._changed:
-            lane = self._in_use.get(where.path)
+            lane = next((lane for lane in self._in_use.values() if lane.path == where.path), None)
         if lane is not None:
             with contextlib.suppress(OSError):
                 erase(lane.handle, where.offset, where.length)
@@ -152,7 +152,7 @@ class Lanes:
         with self._changed:
             if lane.n_unregistered or not lane.is_full:
                 return
-            if self._in_use.pop(lane.path, None) is None:
+            if self._in_use.pop(lane.spool_path, None) is None:
                 return
         try:
             settle(self._root, lane.path, lane.handle, lane.position)

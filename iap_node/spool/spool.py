@@ -193,11 +193,11 @@ class Spool:
     def registered(self, spool_path: str) -> None:
         """The archive has a row for these bytes, durably, or needs none."""
         note = self._notes.pop(spool_path, None)
-        where = self.locate(note or spool_path)
-        if isinstance(where, FileSlice):
-            if note is not None:
-                self._lanes.erase(where)
-            self._lanes.registered(where.path)
+        if note is not None and isinstance(where := self.locate(note), FileSlice):
+            self._lanes.erase(where)
+        segment, is_record, _ = (note or spool_path).partition("#")
+        if is_record:
+            self._lanes.registered(segment)
 
     def start_preparing(self) -> None:
         """Write room ahead from now on; returns at once."""
