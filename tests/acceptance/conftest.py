@@ -42,6 +42,7 @@ class RunningNode:
         content: dict[str, Any] = {
             "data_dir": "data",
             "listener": {"port": 0},
+            "spool": {"prepared_mb": 0},  # a node per test: none is worth half a gigabyte of zeros
             "series": {"quiet_period_s": 1.0},
             "jobs": {"lease_s": 3.0, "poll_s": 0.1, "backoff_s": 0.2},
             "log": {"format": "json"},
