@@ -56,6 +56,22 @@ class NewFile:
             written += os.write(self._open_handle(), view[written:])
         self.size_bytes += written
 
+    def copy(self, source: int, offset: int, size_bytes: int) -> None:
+        """Append a part of another file, which does not pass through our memory.
+
+        Raises
+        ------
+        OSError
+            Also where the other file ends too early.
+        """
+        end = offset + size_bytes
+        while offset < end:
+            copied = os.sendfile(self._open_handle(), source, offset, end - offset)
+            if not copied:
+                raise OSError(errno.EIO, "a file is shorter than what was written to it")
+            offset += copied
+        self.size_bytes += size_bytes
+
     def reader(self) -> BufferedReader:
         """What was written, to be read from its start once everything is; closing it leaves this file as it is."""
         stream = os.fdopen(self._open_handle(), "rb", closefd=False)

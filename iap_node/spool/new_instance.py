@@ -88,10 +88,7 @@ class NewInstance:
             lane, self._lane = self._open_lane(), None
             try:
                 self._file = self._new_file()
-                copied = 0
-                while copied < self._n_written:
-                    self._file.write(piece := os.pread(lane.handle, self._n_written - copied, lane.position + copied))
-                    copied += len(piece)
+                self._file.copy(lane.handle, lane.position, self._n_written)
             finally:
                 self._lanes.give_back(lane)
         return self._file

@@ -10,10 +10,11 @@ import alembic.command
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from iap_node.database.engine import Database, DatabaseUnavailable, is_current, migrate, migration_config
+from iap_node.database.engine import SCHEMA, Database, DatabaseUnavailable, is_current, migrate, migration_config
 from iap_node.database.tables import PatientRow, StudyRow, Table
 from iap_node.errors import ConfigError
 
@@ -158,3 +159,7 @@ def test_a_database_that_does_not_answer_is_retriable_and_its_password_is_not_sh
         with pytest.raises(DatabaseUnavailable) as caught, Database(url).reading():
             pass
         assert "secret" not in str(caught.value)
+
+
+def test_the_schema_of_this_version_is_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(migration_config()).get_heads() == [SCHEMA]
