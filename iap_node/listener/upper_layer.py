@@ -59,8 +59,10 @@ class Wire(AssociationSocket):
         self._aborted = False
         self._given_back = bytearray()
         self._send_timeout_s = connection.gettimeout()
-        self._readable, self._writable = select.poll(), select.poll()
+        # a poll object is for one thread at a time: the first is the association's, the last the state machine's
+        self._readable, self._writable, self._ending = select.poll(), select.poll(), select.poll()
         self._readable.register(connection, select.POLLIN)
+        self._ending.register(connection, select.POLLIN)
         self._writable.register(connection, select.POLLOUT)
         super().__init__(assoc, client_socket=connection)
 
@@ -125,7 +127,7 @@ class Wire(AssociationSocket):
     def skip(self, patience_s: float) -> bool:
         """Throw away what comes; False when the peer closed the connection, or says nothing for so long."""
         try:
-            return (self.ready or bool(self._readable.poll(patience_s * 1000))) and self.recv_some(_READ_AT_ONCE) != b""
+            return (self.ready or bool(self._ending.poll(patience_s * 1000))) and self.recv_some(_READ_AT_ONCE) != b""
         except OSError:
             return False
 

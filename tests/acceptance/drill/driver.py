@@ -21,7 +21,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import MRImageStorage
 
-from tests.integration.listener.wire import COMMAND, DATA, LAST, RawSender, item, items, pdu, store_request
+from tests.integration.listener.wire import COMMAND, DATA, LAST, RELEASE_RQ, RawSender, item, items, pdu, store_request
 
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
 P_DATA_TF = 0x04
@@ -248,7 +248,8 @@ class Senders:
                     if self._store(sender, waiting):
                         waiting = None
                     self._stop.wait(self._pause_s)
-                sender.release()
+                sender.send(RELEASE_RQ)
+                sender.read_pdu()  # the answer, or an A-ABORT of a listener that stops
         except (OSError, EOFError):  # the listener was killed
             return None if rng.random() < 0.15 else waiting
         return waiting

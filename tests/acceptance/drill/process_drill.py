@@ -48,6 +48,7 @@ def kill_listener(folder: Path, seed: int, n_kills: int, n_senders: int = 4) -> 
                 count.kills["listener at work"] += 1
             listener.kill()
             listener.start()
+        listener.wait_until_it_listens()
         ledger.wait_for(ledger.n_acknowledged + 50, WAIT_S)
     return _compared(count, listener, ledger)
 
@@ -56,6 +57,7 @@ def kill_listener_processes(folder: Path, seed: int, n_kills: int, n_processes: 
     """SIGKILL of one of the processes that serve a port together, or of the one that keeps them running."""
     rng, count, ledger = random.Random(f"processes {seed}"), Count(seed), Ledger()
     listener = ListenerProcess(folder, {"listener": {"processes": n_processes}})
+    orphans: list[int] = []
     with _sending(listener, Senders(seed, n_senders, Instances(seed), ledger, listener.port_or_none)):
         for _ in range(n_kills):
             ledger.wait_for(ledger.n_acknowledged + rng.randint(5, 250), WAIT_S)
@@ -67,7 +69,10 @@ def kill_listener_processes(folder: Path, seed: int, n_kills: int, n_processes: 
                 listener.kill()
                 listener.start()
                 count.kills["first process of a listener"] += 1
+                orphans += serving
+        listener.wait_until_it_listens()
         ledger.wait_for(ledger.n_acknowledged + 50, WAIT_S)
+    wait_for(lambda: not any(map(is_running, orphans)), "the processes of killed listeners to end", WAIT_S)
     ledger.cannot_stand.clear()  # each writes its rows by itself: of two that come to two processes, either may stand
     return _compared(count, listener, ledger)
 
@@ -92,6 +97,7 @@ def kill_database(folder: Path, seed: int, n_kills: int, server: PostgresqlServe
             server.start_again()
             if with_listener:
                 listener.start()
+        listener.wait_until_it_listens()
         ledger.wait_for(ledger.n_acknowledged + 50, WAIT_S)
     return _compared(count, listener, ledger)
 
