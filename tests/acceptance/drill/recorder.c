@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -366,18 +367,42 @@ int posix_fallocate64(int fd, off64_t offset, off64_t length) {
     return allocate_and_note(fd, 0, offset, length) == 0 ? 0 : errno;
 }
 
-ssize_t sendfile(int to, int from, off_t *offset, size_t size) {
-    if (at_work() && is_tracked(to)) unmodelled(to, "sendfile");
-    return REAL(sendfile)(to, from, offset, size);
+/* What the kernel copied from file to file: read back from where it came. */
+static void note_copy(int to, int64_t at, int from, int64_t start, int64_t length) {
+    static char bytes[1 << 20]; /* under the lock */
+    while (length > 0) {
+        ssize_t size = syscall(SYS_pread64, from, bytes, length < 1 << 20 ? length : 1 << 20, start);
+        if (size <= 0) {
+            unmodelled(to, "a copy whose source cannot be read");
+            return;
+        }
+        struct iovec part = {bytes, (size_t)size};
+        note_write(to, at, size, &part, 1);
+        at += size, start += size, length -= size;
+    }
 }
-ssize_t sendfile64(int to, int from, off64_t *offset, size_t size);
-ssize_t sendfile64(int to, int from, off64_t *offset, size_t size) {
-    if (at_work() && is_tracked(to)) unmodelled(to, "sendfile");
-    return syscall(SYS_sendfile, to, from, offset, size);
+
+static ssize_t send_file(int to, int from, off64_t *offset, size_t size) {
+    if (!at_work() || !is_tracked(to)) return syscall(SYS_sendfile, to, from, offset, size);
+    enter();
+    int64_t at = position(to), start = offset ? *offset : syscall(SYS_lseek, from, 0, SEEK_CUR);
+    ssize_t copied = syscall(SYS_sendfile, to, from, offset, size);
+    note_copy(to, at, from, start, copied);
+    leave();
+    return copied;
 }
+ssize_t sendfile(int to, int from, off_t *offset, size_t size) { return send_file(to, from, offset, size); }
+ssize_t sendfile64(int to, int from, off64_t *offset, size_t size) { return send_file(to, from, offset, size); }
+
 ssize_t copy_file_range(int from, off64_t *start, int to, off64_t *target, size_t size, unsigned flags) {
-    if (at_work() && is_tracked(to)) unmodelled(to, "copy_file_range");
-    return syscall(SYS_copy_file_range, from, start, to, target, size, flags);
+    if (!at_work() || !is_tracked(to))
+        return syscall(SYS_copy_file_range, from, start, to, target, size, flags);
+    enter();
+    int64_t first = start ? *start : syscall(SYS_lseek, from, 0, SEEK_CUR), at = target ? *target : position(to);
+    ssize_t copied = syscall(SYS_copy_file_range, from, start, to, target, size, flags);
+    note_copy(to, at, from, first, copied);
+    leave();
+    return copied;
 }
 ssize_t splice(int from, off64_t *start, int to, off64_t *target, size_t size, unsigned flags) {
     if (at_work() && is_tracked(to)) unmodelled(to, "splice");
