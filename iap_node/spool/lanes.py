@@ -16,6 +16,7 @@ import mmap
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,13 +24,15 @@ import structlog
 
 from iap_node.dicom.file_slice import FileSlice
 from iap_node.spool.files import DIRECTORY_MODE, FILE_MODE, make_directory, sync_directory
-from iap_node.spool.segments import SEGMENT_BYTES, SUFFIX, aligned, erase, has_records
+from iap_node.spool.segments import ALIGNMENT, SEGMENT_BYTES, SUFFIX, aligned, erase, has_records
 
 SEGMENTS = "segments"
 UNSETTLED = "unsettled"
 
 MAX_RECORD_BYTES = 4 * 1024**2  # what is larger becomes a file of its own: there a flush is not what costs
 _ZEROS_AT_ONCE = 1024**2
+_ZEROS = bytes(ALIGNMENT)
+IDLE_S = 1.0  # without a store: the burst is over
 
 log = structlog.get_logger("spool")
 
@@ -54,16 +57,26 @@ class Lane:
         """Bytes that the next record may have."""
         return SEGMENT_BYTES - self.position
 
-    def write(self, parts: Sequence[bytes | memoryview], position: int) -> int:
-        """Write parts one behind the other from `position` of the segment on; returns how many bytes."""
+    def write(self, parts: Sequence[bytes | memoryview], position: int, *, fill_page: bool = True) -> None:
+        """Write parts one behind the other from `position` of the segment on.
+
+        Parameters
+        ----------
+        fill_page
+            Write zeros up to the end of the last page: the system would have to read it from the disk first, in order
+            to keep what is behind the parts, where nothing is.
+        """
+        end = position + sum(map(len, parts))
+        if fill_page and end % ALIGNMENT:
+            parts = [*parts, _ZEROS[: -end % ALIGNMENT]]
+            end = aligned(end)
         written = os.pwritev(self.handle, parts, position)
-        total = sum(map(len, parts))
-        if written < total:  # a signal, or a disk that fills
+        if written < end - position:  # a signal, or a disk that fills
             rest = memoryview(b"".join(parts))[written:]
+            position += written
             while rest:
-                n = os.pwrite(self.handle, rest, position + written)
-                rest, written = rest[n:], written + n
-        return total
+                written = os.pwrite(self.handle, rest, position)
+                rest, position = rest[written:], position + written
 
 
 class Lanes:
@@ -90,6 +103,7 @@ class Lanes:
         self._in_use: dict[str, Lane] = {}  # by spool path: used and not settled, free or taken
         self._preparing: threading.Thread | None = None
         self._closed = False
+        self._last_used_s = -IDLE_S
 
     # ------------------------------------------------------------ writing
 
@@ -122,6 +136,7 @@ class Lanes:
             A flush failed: what the disk holds is not known, and nothing more is to be written there.
         """
         with self._changed:
+            self._last_used_s = time.monotonic()
             if record_bytes:
                 lane.position += aligned(record_bytes)
                 lane.n_unregistered += 1
@@ -195,6 +210,7 @@ class Lanes:
         """Write no more; settle what can be settled. What was prepared stays for the next start."""
         with self._changed:
             self._closed = True
+            self._changed.notify_all()
             thread = self._preparing
         if thread is not None:
             thread.join()
@@ -245,6 +261,8 @@ class Lanes:
     def _prepare_all(self) -> None:
         while True:
             with self._changed:
+                while self._is_busy():
+                    self._changed.wait(IDLE_S)
                 if self._closed or len(self._ready) >= self._n_prepared:
                     self._preparing = None
                     return
@@ -264,6 +282,11 @@ class Lanes:
                 return
             with self._changed:
                 self._ready.append(lane)
+
+    def _is_busy(self) -> bool:
+        """Whether zeros would only keep senders waiting: a burst goes on, and what lies ready suffices for a while."""
+        goes_on = time.monotonic() - self._last_used_s < IDLE_S
+        return goes_on and not self._closed and len(self._ready) > self._n_prepared // 4
 
     def _has_room(self) -> bool:
         self._root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)

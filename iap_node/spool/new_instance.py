@@ -134,7 +134,7 @@ class NewInstance:
         preamble = encode_preamble(lane.segment_id, offset, size, RecordKind.INSTANCE, self._head, facts)
         if self._n_written:
             self.flush()
-            lane.write([preamble], offset)
+            lane.write([preamble], offset, fill_page=False)
         else:
             self._waiting[0] = preamble
             lane.write(self._waiting, offset)
