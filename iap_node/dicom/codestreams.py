@@ -133,10 +133,8 @@ def _by_imagecodecs(
         decoder = imagecodecs.jpeg2k_decode
     elif transfer_syntax_uid in _JPEG_LS:
         decoder = imagecodecs.jpegls_decode
-    elif transfer_syntax_uid in _JPEG_LOSSLESS:
-        decoder = imagecodecs.ljpeg_decode
-    elif transfer_syntax_uid in _JPEG:
-        decoder = imagecodecs.jpeg8_decode
+    elif transfer_syntax_uid in (*_JPEG, *_JPEG_LOSSLESS):
+        decoder = imagecodecs.jpeg8_decode  # libjpeg-turbo; `ljpeg_decode` does not survive damaged bytes
     elif transfer_syntax_uid == _RLE_LOSSLESS:
         return _rle(data, rows, columns, bits_allocated)
     else:

@@ -8,7 +8,9 @@ import pytest
 
 from tests.fuzz.__main__ import MEMORY_MIB, TARGETS, TIMEOUT_S, run
 
-N_EXECUTIONS = {"commands": 5000, "headers": 500, "part10_files": 1500, "associations": 300, "segments": 1000, "judged_series": 300}
+N_EXECUTIONS = {
+    "commands": 5000, "headers": 500, "part10_files": 1500, "associations": 300, "segments": 1000, "judged_series": 300,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)
