@@ -21,7 +21,7 @@ except codestreams.UnreadablePixels as error:
 """
 
 
-# Its start of frame lost a byte of its length, and so the table of its components.
+# The marker of its Huffman table became another one, so that it has none.
 DAMAGED_LOSSLESS_JPEG = bytes.fromhex(
     "ffd8ff260017000101010100000000000000000000000008090710ffc3000b100004000401001100ffda00080100000000899364d92c8321"
     "90c8b20c864322c832190c80ffd9"
