@@ -32,7 +32,7 @@ def recorder(tmp_path_factory: pytest.TempPathFactory, program: Callable[[str, s
 def recording(tmp_path_factory: pytest.TempPathFactory, recorder: Path) -> Recording:
     """A listener on an empty node, from its start to its end."""
     folder = tmp_path_factory.mktemp("drill") / "first"
-    return record_listener(folder, recorder, SEED, n_acknowledged=600, spool=PREPARED, large_every=200)
+    return record_listener(folder, recorder, SEED, n_acknowledged=400, spool=PREPARED, large_every=150)
 
 
 def test_nothing_acknowledged_is_lost_wherever_the_power_fails(
