@@ -56,7 +56,7 @@ def _campaigns(folder: Path, library: Path, seed: int) -> Iterator[Callable[[], 
 
     def record() -> Recording:
         return record_listener(
-            folder / "power", library, seed, n_acknowledged=1500, n_senders=4, spool=spool, large_every=300,
+            folder / "power", library, seed, n_acknowledged=800, n_senders=4, spool=spool, large_every=300,
             n_processes=1 + seed % 2,
         )  # fmt: skip
 
@@ -68,7 +68,7 @@ def _campaigns(folder: Path, library: Path, seed: int) -> Iterator[Callable[[], 
         with running_postgresql(durable=True) as server:
             return kill_database(place("database"), seed, 20, server)
 
-    yield lambda: cut_everywhere(record(), place("cuts"), seed, 400)
+    yield lambda: cut_everywhere(record(), place("cuts"), seed, 200)
     yield lambda: cut_after_cuts(
         Recording(folder / "power"), library, place("again"), seed, n_runs=6, n_cuts=40, spool=spool
     )
