@@ -90,7 +90,7 @@ def _private_bytes(ds: Dataset, block: tuple[int, str, int]) -> bytes:
     tag = _private_tag(ds, block)
     if tag is None or tag not in ds:
         return b""
-    element = ds.get_item(tag)
+    element = ds.get_item(tag, keep_deferred=True)
     return element.value if element is not None and isinstance(element.value, bytes) else b""
 
 
@@ -100,7 +100,7 @@ def _private_text(ds: Dataset, block: tuple[int, str, int]) -> str:
     text = raw_text(ds, tag) if tag is not None else None
     if tag is None or text is None:
         return ""
-    element = ds.get_item(tag)
+    element = ds.get_item(tag, keep_deferred=True)
     if element is not None and element.VR in (None, "UN") and block is _SIEMENS:
         value = _private_bytes(ds, block)
         return str(int.from_bytes(value, "little")) if len(value) == 2 else ""

@@ -26,10 +26,7 @@ def raw_text(ds: Dataset, tag: int) -> str | None:
     Never converts text to numbers: "1,5" and "nan" come back as they are. Binary numbers are printed
     shortest.
     """
-    try:
-        element = ds.get_item(tag)
-    except KeyError:
-        return None
+    element = ds.get_item(tag, keep_deferred=True)  # else pydicom converts an empty one, which a VR of noise forbids
     if element is None:
         return None
     value = element.value
@@ -52,7 +49,7 @@ def _raw_bytes_text(ds: Dataset, element: RawDataElement, value: bytes) -> str:
     if code is None:
         character_set = b""
         if not value.isascii() and 0x00080005 in ds:
-            found = ds.get_item(0x00080005)
+            found = ds.get_item(0x00080005, keep_deferred=True)
             character_set = found.value if found is not None and isinstance(found.value, bytes) else b""
         return "\\".join(part.strip() for part in decode_text(value, character_set).split("\\"))
     size = struct.calcsize(code)

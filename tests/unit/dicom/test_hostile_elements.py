@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from iap_node.dicom import elements as el
+from iap_node.dicom.header import read_header_dataset, read_series_header
 from iap_node.dicom.part10 import MAX_HEADER_ELEMENTS, read_instance_header, scan_instance_header
 from iap_node.dicom.values import items
 from iap_node.errors import UnreadableInstance
@@ -71,3 +72,14 @@ def test_identity_written_as_a_huge_sequence_does_not_fill_the_memory_when_a_fil
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_empty_element_of_a_vr_of_noise_is_empty(make_mr: Make, encode: Encode, tmp_path: Path) -> None:
+    """It once cost a whole series its judgement."""
+    model_name = element(0x0008, 0x1090, b"LO", b"Skyra ")
+    dataset = encode(make_mr())
+    assert model_name in dataset
+    path = tmp_path / "hostile.dcm"
+    path.write_bytes(dataset.replace(model_name, b"\x08\0\x90\x10L\0" + bytes(6)))
+    values = {value.keyword: value.raw for value in read_series_header([read_header_dataset(path)]).values}
+    assert values["ManufacturerModelName"] == ""
