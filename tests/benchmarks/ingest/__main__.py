@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -40,6 +42,7 @@ DEFAULT_PARTS = PARTS[:-1]
 
 def main(words: list[str] | None = None) -> list[Measurement]:
     """Run what the command line asks for."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # the receiver that runs is stopped, then
     arguments = _arguments(words)
     console = Console(width=200 if arguments.width is None else arguments.width, highlight=False)
     scale = QUICK_SCALE if arguments.quick else 1
