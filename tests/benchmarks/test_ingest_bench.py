@@ -31,7 +31,7 @@ def test_the_bench_measures_node_and_peers_and_all_that_is_sent_is_stored(
         program(name, package)
     receivers = ["node-strict", "node-strict-2", "storescp", "pynetdicom"]
     found = run_quickly(
-        tmp_path, "--receivers", ",".join(receivers), "--workloads", "mr320,bulk", "--parts", "rates,floor,nagle"
+        tmp_path, "--receivers", ",".join(receivers), "--workloads", "mr320,bulk", "--parts", "rates,floor"
     )
     assert found["left_out"] == []  # a run where stored and acknowledged differ would be here
     rates = [one for one in found["measurements"] if one["part"] == "rates"]
