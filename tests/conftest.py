@@ -119,11 +119,11 @@ class PostgresqlServer:
         assert self._process is not None
         if self._process.poll() is not None:
             return
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        _, *children = descendants(self._process.pid)
         self._process.send_signal(number)
         self._process.wait(60)
         deadline = time.monotonic() + 60
-        while any(is_running(int(child)) for child in children):
+        while any(map(is_running, children)):
             assert time.monotonic() < deadline, "what the server started does not end"
             time.sleep(0.01)
 
@@ -168,10 +168,28 @@ class PostgresqlServer:
 
 def is_running(process: int) -> bool:
     """Whether a process of this number runs; one that ended and waits for its parent does not."""
+    state = _state_and_parent(process)
+    return state is not None and state[0] != "Z"
+
+
+def descendants(process: int) -> list[int]:
+    """A process, and what it started, and what that started."""
+    children: dict[int, list[int]] = {}
+    for other in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+        if (state := _state_and_parent(other)) is not None:
+            children.setdefault(state[1], []).append(other)
+    found = [process]
+    for parent in found:
+        found.extend(children.get(parent, ()))
+    return found
+
+
+def _state_and_parent(process: int) -> tuple[str, int] | None:
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state, parent, *_ = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return None
+    return state, int(parent)
 
 
 def _postgresql_programs() -> Path | None:

@@ -25,7 +25,7 @@ from tests.acceptance.drill.comparison import read_whole, recover_and_compare
 from tests.acceptance.drill.count import Count
 from tests.acceptance.drill.driver import Instances, Ledger, Senders, content_digest
 from tests.acceptance.drill.listener_process import ListenerProcess
-from tests.conftest import PostgresqlServer, is_running
+from tests.conftest import PostgresqlServer, descendants, is_running
 from tests.integration.conftest import Peer
 from tests.integration.listener.conftest import split_part10
 
@@ -177,15 +177,6 @@ def _kill_all(node: RunningNode) -> None:
         os.kill(process, signal.SIGKILL)
     node.kill()
     wait_for(lambda: not any(is_running(process) for process in processes), "the killed processes to end")
-
-
-def descendants(process: int) -> list[int]:
-    """A process, and what it started, and what that started."""
-    found = [process]
-    for parent in found:
-        for thread in Path(f"/proc/{parent}/task").iterdir():
-            found.extend(map(int, (thread / "children").read_text().split()))
-    return found
 
 
 def _all_is_done(database: Database) -> bool:
