@@ -38,7 +38,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory, recorder: Path) -> Recor
 def test_nothing_acknowledged_is_lost_wherever_the_power_fails(
     recording: Recording, tmp_path: Path, report: Callable[[Count], None]
 ) -> None:
-    report(cut_everywhere(recording, tmp_path, SEED, 110))
+    report(cut_everywhere(recording, tmp_path, SEED, 90))
 
 
 def test_nothing_acknowledged_is_lost_when_several_processes_served(
