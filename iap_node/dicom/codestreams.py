@@ -47,6 +47,7 @@ _NATIVE = {
 COMPRESSED = frozenset(TRANSFER_SYNTAXES) - _NATIVE - DEFLATED
 
 # imagecodecs and pydicom raise RuntimeError where a library beneath them refuses a codestream.
+_RLE_PADDING = 64  # cells that segments may have behind the frame's
 _RLE_HEADER = struct.Struct("<16I")  # number of segments, where each begins: PS3.5 G.5
 _DECODER_ERRORS: tuple[type[Exception], ...] = (RuntimeError, *DAMAGE_IN_MEMORY)
 
@@ -119,6 +120,10 @@ def decode(
         raise UnreadablePixels("its codestream has no readable start; send the instance again")
     bits = min(header.precision, bits_allocated) if header else bits_stored
     cells = _by_imagecodecs(data, transfer_syntax_uid, rows, columns, bits_allocated)
+    if cells is None and transfer_syntax_uid == _RLE_LOSSLESS:
+        # pylibjpeg-rle answers damage with a panic, which is no Exception and would end the worker, and pydicom's own
+        # decoder lets a frame swell without a bound.
+        raise UnreadablePixels("its RLE frame cannot be decoded; send the instance uncompressed")
     if cells is None:
         cells = _by_pydicom(data, transfer_syntax_uid, rows, columns, bits_allocated, bits_stored, signed)
     return cells, min(bits, cells.dtype.itemsize * 8)
@@ -149,11 +154,12 @@ def _rle(data: bytes, rows: int, columns: int, bits_allocated: int) -> Cells | N
     kind = np.dtype(f"<u{bits_allocated // 8}")
     if len(data) < _RLE_HEADER.size or max(_RLE_HEADER.unpack_from(data)[1:]) >= len(data):
         return None  # imagecodecs would read beyond the end
+    most = (rows * columns + _RLE_PADDING) * kind.itemsize  # what a frame says may swell to 64 times its bytes
     try:
-        decoded = imagecodecs.dicomrle_decode(data, kind)
+        decoded = imagecodecs.dicomrle_decode(data, kind, out=most)
     except _DECODER_ERRORS:
         return None
-    flat = np.frombuffer(decoded, kind)
+    flat = np.frombuffer(decoded, kind, len(decoded) // kind.itemsize)
     return flat[: rows * columns].reshape(rows, columns) if flat.size >= rows * columns else None
 
 

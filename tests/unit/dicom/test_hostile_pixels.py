@@ -5,9 +5,13 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from pydicom.uid import JPEGLosslessSV1, RLELossless
+
+from iap_node.dicom.codestreams import decode
+from iap_node.errors import UnreadablePixels
 
 DECODE = """
 import sys
@@ -47,3 +51,27 @@ def test_rle_segment_beyond_the_end_of_the_frame_is_refused(offset: int) -> None
 def test_damaged_lossless_jpeg_is_refused() -> None:
     """imagecodecs' ljpeg_decode does not survive it."""
     assert "cannot be decoded" in decode_elsewhere(DAMAGED_LOSSLESS_JPEG, JPEGLosslessSV1)
+
+
+def test_rle_segments_of_different_lengths_are_read_as_far_as_they_agree() -> None:
+    """Together they are half a cell too long, which was nobody's error."""
+    frame = struct.pack("<3I52x", 2, 64, 68) + b"\xf1\x02\x00\x07" + b"\xf1\x01"
+    cells, _ = decode(frame, RLELossless, rows=4, columns=4, bits_allocated=16, bits_stored=16, signed=False)
+    assert set(cells[:, :3].ravel()) == {0x0201}
+
+
+def test_rle_frame_that_is_too_short_is_refused() -> None:
+    """pylibjpeg-rle panics, and Rust's panic is no Exception."""
+    frame = struct.pack("<3I52x", 2, 64, 66) + b"\xff\x02" + b"\xff\x01"
+    assert "cannot be decoded" in decode_elsewhere(frame, RLELossless)
+
+
+def test_rle_frame_swells_no_further_than_its_size() -> None:
+    frame = struct.pack("<3I52x", 2, 64, 64 + 100_000) + b"\x81\x07" * 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadablePixels):
+            decode(frame, RLELossless, rows=4, columns=4, bits_allocated=16, bits_stored=16, signed=False)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
