@@ -49,7 +49,7 @@ def main(words: list[str] | None = None) -> list[Measurement]:
     bench = Bench(arguments.folder, lambda text: console.print(f"[dim]{time.strftime('%H:%M:%S')} {text}"), scale=scale)
     wanted = [kind for kind in KINDS if arguments.receivers is None or kind.key in arguments.receivers]
     problems = [f"{kind.title}: {kind.missing}" for kind in wanted if kind.missing]
-    kinds = [kind for kind in wanted if not kind.missing]
+    kinds = [kind.in_little_room() if arguments.quick else kind for kind in wanted if not kind.missing]
     for problem in problems:
         console.print(f"[red]left out: {problem}")
 
@@ -72,7 +72,7 @@ def main(words: list[str] | None = None) -> list[Measurement]:
 
 def _measure(bench: Bench, kinds: list[Kind], arguments: argparse.Namespace, into: list[Measurement]) -> None:
     def those(*among: Kind) -> list[Kind]:
-        return [kind for kind in among if kind in kinds]
+        return [kind for kind in kinds if kind in among]
 
     for part in arguments.parts:
         if part == "rates":
@@ -90,8 +90,9 @@ def _measure(bench: Bench, kinds: list[Kind], arguments: argparse.Namespace, int
             into += bench.sustained(those(NODE_STRICT, NODE_RELAXED, STORESCP, STORESCP_BIT_PRESERVING), repeats)
         elif part == "prefilled":
             folder = arguments.folder / ("prefilled-quick" if arguments.quick else "prefilled")
-            prefilled.build(folder, QUICK_FILL if arguments.quick else prefilled.Fill(), bench.say)
-            into += bench.prefilled(folder, arguments.rounds)
+            for kind in those(NODE_STRICT):
+                prefilled.build(kind, folder, QUICK_FILL if arguments.quick else prefilled.Fill(), bench.say)
+                into += bench.prefilled(kind, folder, arguments.rounds)
 
 
 def _write(

@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.benchmarks.ingest.receivers import NODE_STRICT, free_port, running
+from tests.benchmarks.ingest.receivers import Kind, free_port, running
 
 VERSION = 1
 FIRST_START_S = 1800.0  # it looks through all files; later ones do not
@@ -40,12 +40,12 @@ class Fill:
     files: int = 1_000_000
 
 
-def build(folder: Path, fill: Fill, say: Callable[[str], None]) -> None:
+def build(kind: Kind, folder: Path, fill: Fill, say: Callable[[str], None]) -> None:
     """Make the node's folder, unless an equal one is there."""
     made = folder / "made.json"
     fresh = folder.with_name("prefilled-tables")
     shutil.rmtree(fresh, ignore_errors=True)
-    NODE_STRICT.prepare(fresh, free_port())
+    kind.prepare(fresh, free_port())
     with closing(sqlite3.connect(fresh / "data" / "node.sqlite")) as tables:
         form = "\n".join(sql or "" for (sql,) in tables.execute("SELECT sql FROM sqlite_master ORDER BY name"))
     wanted = {"version": VERSION, "tables": hashlib.sha256(form.encode()).hexdigest(), **asdict(fill)}
@@ -58,7 +58,7 @@ def build(folder: Path, fill: Fill, say: Callable[[str], None]) -> None:
     _fill_tables(folder / "data" / "node.sqlite", fill, say)
     say(f"filling a spool with {fill.files:,} files")
     _fill_spool(folder / "data" / "spool", fill)
-    with running(NODE_STRICT, folder, start_s=FIRST_START_S) as receiver:
+    with running(kind, folder, start_s=FIRST_START_S) as receiver:
         say(f"the first start on it took {receiver.start_s:.0f} s")
     made.write_text(json.dumps(wanted))
 

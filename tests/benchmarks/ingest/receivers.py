@@ -17,7 +17,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.benchmarks.ingest.processes import ProcessGroup
 
 START_S = 120.0
 STOP_S = 60.0
+NODE_AE_TITLE = "IAP_NODE"  # listener.ae_title
 WITHOUT_NAGLE = {**os.environ, "TCP_NODELAY": "1"}  # DCMTK, and Orthanc with it, leave Nagle's algorithm on otherwise
 WITH_NAGLE = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
 
@@ -36,6 +38,7 @@ class Kind:
     """A receiver that can be started.
 
     `prepare` makes what it needs in a folder, for a port, and returns its command and how many instances it has stored.
+    This node's also takes keys of the configuration's section `spool`.
     """
 
     key: str
@@ -44,8 +47,17 @@ class Kind:
     called: str  # AE title
     debian_package: str  # "" where it is there in any case
     program: str
-    prepare: Callable[[Path, int], tuple[list[str], Callable[[], int]]] = field(repr=False)
+    prepare: Callable[..., tuple[list[str], Callable[[], int]]] = field(repr=False, compare=False)
     at_associations: frozenset[int] | None = None  # measured with these only
+
+    def in_little_room(self) -> Kind:
+        """The same; this node writes next to nothing ahead."""
+        return replace(self, prepare=partial(self.prepare, prepared_mb=64)) if self.is_node else self
+
+    @property
+    def is_node(self) -> bool:
+        """Whether it is this node."""
+        return self.called == NODE_AE_TITLE
 
     @property
     def missing(self) -> str | None:
@@ -66,11 +78,11 @@ class Running:
     start_s: float  # until it accepted connections
 
 
-def node(key: str, title: str, *, durability: str = "strict", processes: int = 1, **spool: Any) -> Kind:
+def node(key: str, title: str, *, durability: str = "strict", processes: int = 1) -> Kind:
     """This node's listener."""
     at_associations = None if processes == 1 else frozenset({4, 8})
 
-    def prepare(folder: Path, port: int) -> tuple[list[str], Callable[[], int]]:
+    def prepare(folder: Path, port: int, **spool: Any) -> tuple[list[str], Callable[[], int]]:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.yaml"
         listener = {"port": port} if processes == 1 else {"port": port, "processes": processes}
@@ -88,7 +100,7 @@ def node(key: str, title: str, *, durability: str = "strict", processes: int = 1
 
     promise = "durable" if durability == "strict" else "written, not synced"
     return Kind(
-        key=key, title=title, promise=promise, called="IAP_NODE", debian_package="", program=sys.executable,
+        key=key, title=title, promise=promise, called=NODE_AE_TITLE, debian_package="", program=sys.executable,
         prepare=prepare, at_associations=at_associations,
     )  # fmt: skip
 

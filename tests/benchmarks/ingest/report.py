@@ -131,8 +131,8 @@ def _rates(medians: Medians, kinds: Sequence[Kind]) -> list[Table]:
 
 def _ratios(medians: Medians, kinds: Sequence[Kind]) -> list[Table]:
     rows = []
-    nodes = [kind for kind in kinds if kind.key.startswith("node")]
-    for peer in (kind for kind in kinds if not kind.key.startswith("node")):
+    nodes = [kind for kind in kinds if kind.is_node]
+    for peer in (kind for kind in kinds if not kind.is_node):
         for node in nodes:
             cells = [
                 {"part": "rates", "sender": "minimal", "workload": key, "associations": n}

@@ -184,15 +184,15 @@ class Bench:
                 receiver.group.wait_idle(partial(_has_stored, receiver, len(files)), SETTLE_S)
                 yield {"part": "nagle", "receiver": kind.key, "instances_per_s": sent.instances / sent.seconds}
 
-    def prefilled(self, folder: Path, rounds: int) -> Iterator[Measurement]:
-        """The node on an archive that is full, beside itself on an empty one, in turn."""
+    def prefilled(self, kind: Kind, folder: Path, rounds: int) -> Iterator[Measurement]:
+        """A node on an archive that is full, beside itself on an empty one, in turn."""
         for number in range(rounds):
             to_run = [Cell(workload=MR320, associations=n, tag=new_tag(folder)) for n in (1, 4)]
             for where in _rotated(("empty", "prefilled"), number):
                 self.say(f"round {number + 1} of {rounds}: this node, {where}")
                 is_full = where == "prefilled"
                 place = folder if is_full else self._folder / "receiver"
-                for one in self.session(NODE_STRICT, place, to_run, keep=is_full):
+                for one in self.session(kind, place, to_run, keep=is_full):
                     yield {"part": "prefilled", "round": number, "archive": where, **one}
 
     # ------------------------------------------------------------ one run
