@@ -77,9 +77,15 @@ def recover(spool: Spool, database: Database, intake: Intake, *, settled_after_s
     with spool.abandoned_segments() as segments:
         left: dict[str, Facts] = {}
         for segment in segments:
+            whole: set[str] = set()
             for records in _batches(spool.records(segment)):
                 facts = {spool_path: record.facts for spool_path, record in records}
                 left |= {spool_path: facts[spool_path] for spool_path in without_row(facts)}
+                whole |= facts.keys()
+            # What claims to be a record, is not whole and has no row was never acknowledged, or is on its way out.
+            torn_records = [name for name, _ in spool.records(segment, verify=False) if name not in whole]
+            if torn_records:
+                spool.remove(*without_row(torn_records))
         # as they came: of several receptions of one instance the first one stands
         in_order = iter(sorted(left.items(), key=lambda item: item[1].received_at))
         for items in _batches(in_order):

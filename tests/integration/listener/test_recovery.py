@@ -160,6 +160,27 @@ def test_rows_that_a_crash_left_to_recovery_are_written_in_the_order_in_which_in
     assert [path for path, _ in rows(database, ConflictRow)] == kept[1:]
 
 
+def test_record_that_a_power_cut_tore_between_whole_ones_is_erased(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    kept = []
+    for ds in (make_instance(), make_instance()):
+        instance = spool.begin(head_of(ds))
+        instance.write(encode(ds))
+        checksum = content_checksum(ExplicitVRLittleEndian)
+        checksum.update(encode(ds))
+        facts = Facts(datetime(2024, 1, 1, tzinfo=UTC), "127.0.0.1", checksum.digest())
+        uids = {"series_instance_uid": ds.SeriesInstanceUID, "sop_instance_uid": ds.SOPInstanceUID}
+        kept.append(spool.keep(instance, facts, **uids))
+    (segment,) = spool.segments()
+    with segment.open("r+b") as file:
+        file.seek(700)  # the pixels of the first one
+        file.write(b"torn")
+    end_process(spool)
+    assert recover(Spool(spool.root), database, intake).filed == 1
+    assert [name for name, _ in spool.records(segment, verify=False)] == kept[1:]
+
+
 def head_of(ds: pydicom.Dataset) -> bytes:
     """DICM and file meta."""
     return file_preamble(ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian, "SCANNER")[PREAMBLE_BYTES:]
