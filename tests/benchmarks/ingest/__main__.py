@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,8 +53,12 @@ def main(words: list[str] | None = None) -> list[Measurement]:
     for problem in problems:
         console.print(f"[red]left out: {problem}")
 
-    measurements: list[Measurement] = []
-    _measure(bench, kinds, arguments, measurements)
+    measurements = []
+    with (arguments.folder / "measurements.jsonl").open("w") as stream:  # what there is of a bench that did not end
+        for one in _measure(bench, kinds, arguments):
+            measurements.append(one)
+            stream.write(json.dumps(one) + "\n")
+            stream.flush()
     problems += report.errors(measurements)
     found_goals = goals(Medians(measurements))
     tables = report.tables(measurements, found_goals, kinds)
@@ -70,29 +74,29 @@ def main(words: list[str] | None = None) -> list[Measurement]:
     return measurements
 
 
-def _measure(bench: Bench, kinds: list[Kind], arguments: argparse.Namespace, into: list[Measurement]) -> None:
+def _measure(bench: Bench, kinds: list[Kind], arguments: argparse.Namespace) -> Iterator[Measurement]:
     def those(*among: Kind) -> list[Kind]:
         return [kind for kind in kinds if kind in among]
 
     for part in arguments.parts:
         if part == "rates":
             sizes = [size for size in WORKLOADS if arguments.workloads is None or size.key in arguments.workloads]
-            into += bench.interleaved(kinds, cells(sizes), arguments.rounds)
+            yield from bench.interleaved(kinds, cells(sizes), arguments.rounds)
         elif part == "floor":
-            into += bench.floors(arguments.rounds)
+            yield from bench.floors(arguments.rounds)
         elif part == "nagle":
-            into += bench.with_nagle(those(NODE_STRICT, STORESCP, ORTHANC))
+            yield from bench.with_nagle(those(NODE_STRICT, STORESCP, ORTHANC))
         elif part == "memory":
-            into += bench.memory(those(NODE_STRICT, NODE_STRICT_2, NODE_RELAXED, STORESCP, PYNETDICOM), 8)
-            into += bench.memory(those(ORTHANC), 4)
+            yield from bench.memory(those(NODE_STRICT, NODE_STRICT_2, NODE_RELAXED, STORESCP, PYNETDICOM), 8)
+            yield from bench.memory(those(ORTHANC), 4)
         elif part == "sustained":
             repeats = 2 if arguments.quick else SUSTAINED_REPEATS
-            into += bench.sustained(those(NODE_STRICT, NODE_RELAXED, STORESCP, STORESCP_BIT_PRESERVING), repeats)
+            yield from bench.sustained(those(NODE_STRICT, NODE_RELAXED, STORESCP, STORESCP_BIT_PRESERVING), repeats)
         elif part == "prefilled":
             folder = arguments.folder / ("prefilled-quick" if arguments.quick else "prefilled")
             for kind in those(NODE_STRICT):
                 prefilled.build(kind, folder, QUICK_FILL if arguments.quick else prefilled.Fill(), bench.say)
-                into += bench.prefilled(kind, folder, arguments.rounds)
+                yield from bench.prefilled(kind, folder, arguments.rounds)
 
 
 def _write(

@@ -167,7 +167,6 @@ def _prepare_pynetdicom(folder: Path, port: int) -> tuple[list[str], Callable[[]
 NODE_STRICT = node("node-strict", "this node, strict")
 NODE_RELAXED = node("node-relaxed", "this node, relaxed", durability="relaxed")
 NODE_STRICT_2 = node("node-strict-2", "this node, strict, 2 processes", processes=2)
-NODE_RELAXED_2 = node("node-relaxed-2", "this node, relaxed, 2 processes", durability="relaxed", processes=2)
 STORESCP = _storescp("storescp", "DCMTK storescp")
 STORESCP_BIT_PRESERVING = _storescp("storescp-bit", "DCMTK storescp, bit preserving", "--bit-preserving")
 ORTHANC = Kind(
@@ -179,7 +178,7 @@ PYNETDICOM = Kind(
     program=sys.executable, prepare=_prepare_pynetdicom,
 )  # fmt: skip
 KINDS = (
-    NODE_STRICT, NODE_RELAXED, NODE_STRICT_2, NODE_RELAXED_2, STORESCP, STORESCP_BIT_PRESERVING, ORTHANC, PYNETDICOM,
+    NODE_STRICT, NODE_RELAXED, NODE_STRICT_2, STORESCP, STORESCP_BIT_PRESERVING, ORTHANC, PYNETDICOM,
 )  # fmt: skip
 
 
