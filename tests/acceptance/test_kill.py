@@ -10,6 +10,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pydicom
@@ -98,8 +99,13 @@ def test_listener_killed_in_mid_association_loses_nothing_acknowledged(
 
     assert len(node.events("role ended")) >= len(kills) - 1  # 40 and 41 may hit the same process
     database = node.database()
-    with database.reading() as session:
-        rows = {row.sop_instance_uid: row for row in session.scalars(select(InstanceRow))}
+
+    def rows_of_all() -> dict[str, InstanceRow] | None:
+        with database.reading() as session:
+            rows = {row.sop_instance_uid: row for row in session.scalars(select(InstanceRow))}
+        return rows if len(rows) >= len(sender.acknowledged) else None
+
+    rows = wait_for(rows_of_all, "the rows of what was acknowledged")
     spool = Spool(node.config.spool_dir)
     expected = {}
     for path in sender.acknowledged:
@@ -108,7 +114,7 @@ def test_listener_killed_in_mid_association_loses_nothing_acknowledged(
     assert set(rows) == set(expected)
     for uid, row in rows.items():
         with spool.locate(row.spool_path).open("rb") as file:
-            stored = pydicom.dcmread(file)
+            stored = pydicom.dcmread(BytesIO(file.read()))
         assert stored.pixel_array.tobytes() == pydicom.dcmread(expected[uid]).pixel_array.tobytes()
     database.dispose()
 

@@ -17,6 +17,8 @@ import pytest
 from sqlalchemy import select
 
 from iap_node.database.tables import InstanceRow
+from iap_node.dicom.file_slice import InstanceFile
+from iap_node.spool import Spool
 from tests.acceptance.conftest import RunningNode, wait_for
 
 # storescu proposes what it is told to: the option for each transfer syntax of the corpus
@@ -38,9 +40,10 @@ def corpus_files(corpus: Path) -> list[Path]:
         return [corpus / row["file"] for row in csv.DictReader(stream)]
 
 
-def dataset_bytes(path: Path) -> bytes:
+def dataset_bytes(path: InstanceFile) -> bytes:
     """What follows preamble, prefix and file meta (PS3.10 7.1), whose length stands in (0002,0000)."""
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read()
     assert content[128:132] == b"DICM" and content[132:136] == b"\x02\x00\x00\x00"
     return content[144 + int.from_bytes(content[140:144], "little") :]
 
@@ -148,12 +151,12 @@ def test_every_real_instance_is_archived_as_received_and_every_series_answered(
 
     series = wait_for(lambda: judged(node), "all series to be answered")
 
-    spool = node.config.spool_dir
+    spool = Spool(node.config.spool_dir)
     database = node.database()
     with database.reading() as session:
         paths = dict(session.execute(select(InstanceRow.sop_instance_uid, InstanceRow.spool_path)).all())
     database.dispose()
-    archived = {uid: dataset_bytes(spool / path) for uid, path in paths.items()}
+    archived = {uid: dataset_bytes(spool.locate(path)) for uid, path in paths.items()}
     expected = receive_by_dcmtk(program, sender, files, tmp_path / "storescp")
     assert set(archived) == set(expected)
     assert [uid for uid, content in archived.items() if content not in expected[uid]] == []
