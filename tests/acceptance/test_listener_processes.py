@@ -110,7 +110,7 @@ def test_associations_are_spread_over_the_processes_and_their_instances_archived
         sender.release()
     node.terminate()
     assert node.exit_code() == 0
-    assert n_rows(node) == 24
+    wait_for(lambda: n_rows(node) == 24, "the rows")
     assert node.events("stopped listening")[-1]["n_aborted_associations"] == 0
 
 
@@ -147,7 +147,7 @@ def test_process_that_is_killed_is_started_again_and_takes_no_place_with_it(
     new = [connect(port) for _ in range(before["listen-1"])]
     assert [store(sender) for sender in new] == [0x0000] * before["listen-1"]
     assert connect(port).is_rejected
-    assert n_rows(node) == 6
+    wait_for(lambda: n_rows(node) == 6, "the rows")
 
 
 def test_processes_end_when_the_one_that_started_them_is_killed(make_listener: Callable[..., Listener]) -> None:
@@ -184,7 +184,7 @@ def test_running_store_is_finished_and_no_connection_accepted_when_all_are_stopp
         assert sender.read_response().Status == 0x0000
         assert sender.is_aborted()
     assert node.exit_code() == 0
-    assert n_rows(node) == 1
+    wait_for(lambda: n_rows(node) == 1, "the rows")
     assert read_port(node.config.data_dir) is None
 
 
