@@ -53,24 +53,31 @@ def main(words: list[str] | None = None) -> list[Measurement]:
     for problem in problems:
         console.print(f"[red]left out: {problem}")
 
-    measurements = []
-    with (arguments.folder / "measurements.jsonl").open("w") as stream:  # what there is of a bench that did not end
+    so_far = arguments.folder / "measurements.jsonl"  # and what there is of a bench that did not end
+    measurements: list[Measurement] = []
+    if arguments.keep and so_far.is_file():
+        measurements = [json.loads(line) for line in so_far.read_text().splitlines()]
+    with so_far.open("a" if arguments.keep else "w") as stream:
         for one in _measure(bench, kinds, arguments):
             measurements.append(one)
             stream.write(json.dumps(one) + "\n")
             stream.flush()
+    kinds = [kind for kind in KINDS if any(one.get("receiver") == kind.key for one in measurements)]
     problems += report.errors(measurements)
     found_goals = goals(Medians(measurements))
     tables = report.tables(measurements, found_goals, kinds)
     facts = report.machine_facts(arguments.folder)
     for table in tables:
         table.print(console)
+    console.print(report.disturbance(measurements))
     for problem in problems:
         console.print(f"[red]left out: {problem}")
-    _write(arguments.folder / "ingest.json", facts, arguments.rounds, measurements, found_goals, problems)
+    _write(arguments.folder / "ingest.json", facts, measurements, found_goals, problems)
     if arguments.write_doc:
-        command = "make bench-ingest" + (" PREFILLED=1" if "prefilled" in arguments.parts else "")
-        PAGE.write_text(report.page(tables, problems, facts, arguments.rounds, command))
+        command = "make bench-ingest" + (
+            " PREFILLED=1" if any(one["part"] == "prefilled" for one in measurements) else ""
+        )
+        PAGE.write_text(report.page(tables, problems, facts, measurements, command))
     return measurements
 
 
@@ -102,7 +109,6 @@ def _measure(bench: Bench, kinds: list[Kind], arguments: argparse.Namespace) -> 
 def _write(
     path: Path,
     facts: dict[str, str],
-    rounds: int,
     measurements: list[Measurement],
     found_goals: list[Goal],
     problems: list[str],
@@ -110,7 +116,7 @@ def _write(
     content = {
         "images": "simulated",
         "machine": facts,
-        "rounds": rounds,
+        "rounds": report.rounds(measurements),
         "goals": [{**asdict(goal), "passed": goal.passed} for goal in found_goals],
         "left_out": problems,
         "measurements": measurements,
@@ -126,6 +132,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", type=_names(PARTS), default=list(DEFAULT_PARTS), help=f"of {','.join(PARTS)}")
     parser.add_argument("--prefilled", action="store_true", help="with the archive of ten million rows; 12 GB of disk")
     parser.add_argument("--quick", action="store_true", help="a twentieth of everything: shows that it works")
+    parser.add_argument("--keep", action="store_true", help="add to what the last bench in this folder measured")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "build" / "bench")
     parser.add_argument("--write-doc", action="store_true", help=f"write {PAGE.relative_to(REPOSITORY)}")
     parser.add_argument("--width", type=int, help="of the tables, in characters")

@@ -14,6 +14,17 @@ IDLE_SHARE = 0.03  # of one core: what the accepting thread and the like may use
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
+def stolen_s() -> float:
+    """Seconds of all cores that the hypervisor gave to other machines since this one started."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) * _TICK_S
+
+
+def busy_s() -> float:
+    """Seconds that all cores have worked since this machine started, for whomever."""
+    user, nice, system, _, _, irq, soft_irq = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:8])
+    return (user + nice + system + irq + soft_irq) * _TICK_S
+
+
 class NotIdle(Exception):
     """The receiver did not finish in time."""
 

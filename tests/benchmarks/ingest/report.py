@@ -8,6 +8,7 @@ import re
 import shutil
 import statistics
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -90,6 +91,18 @@ def tables(measurements: Sequence[Measurement], goals: Sequence[Goal], kinds: Se
 def errors(measurements: Sequence[Measurement]) -> list[str]:
     """What did not work, once each."""
     return sorted({f"{TITLES[one['receiver']]}: {one['error']}" for one in measurements if one.get("error")})
+
+
+def disturbance(measurements: Sequence[Measurement]) -> str:
+    """How much of the processors' time went elsewhere while the rates were measured; Linux tells."""
+    medians = Medians(measurements)
+    stolen, others = medians.of("stolen_share", part="rates"), medians.of("others_share", part="rates")
+    if stolen is None or others is None:
+        return ""
+    return (
+        f"While the rates were measured, the hypervisor gave {100 * stolen:.0f} % of the processors' time to others, and "
+        f"{100 * others:.0f} % went to other processes of this machine (medians)."
+    )
 
 
 def _cells(medians: Medians) -> list[tuple[str, int, str]]:
@@ -298,10 +311,28 @@ the disk is synced before each run.
 """
 
 
-def page(found: Sequence[Table], problems: Sequence[str], facts: dict[str, str], rounds: int, command: str) -> str:
+def rounds(measurements: Sequence[Measurement]) -> str:
+    """How many rounds the rates are medians of: a number, or the least and the most that a receiver had with a size."""
+    counts = Counter(
+        (one["receiver"], one["workload"])
+        for one in measurements
+        if one["part"] == "rates" and "error" not in one and one["sender"] == "minimal" and one["associations"] == 4
+    )
+    least, most = min(counts.values(), default=0), max(counts.values(), default=0)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def page(
+    found: Sequence[Table],
+    problems: Sequence[str],
+    facts: dict[str, str],
+    measurements: Sequence[Measurement],
+    command: str,
+) -> str:
     """The whole page as Markdown."""
     machine = "; ".join(f"{name} {value}" for name, value in facts.items())
-    text = PAGE.format(command=command, machine=machine, rounds=rounds)
+    text = PAGE.format(command=command, machine=machine, rounds=rounds(measurements))
+    text += f"\n{disturbance(measurements)}\n"
     if problems:
         text += "\n**Left out:** " + "; ".join(problems) + "\n"
     return text + "\n" + "\n".join(table.markdown() for table in found)

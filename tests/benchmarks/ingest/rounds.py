@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 
 from tests.benchmarks.ingest import floor, workloads
 from tests.benchmarks.ingest.prefilled import new_tag
-from tests.benchmarks.ingest.processes import NotIdle
+from tests.benchmarks.ingest.processes import NotIdle, busy_s, stolen_s
 from tests.benchmarks.ingest.receivers import NODE_STRICT, STORESCP, WITH_NAGLE, WITHOUT_NAGLE, Kind, Running, running
 from tests.benchmarks.ingest.senders import MinimalSender, SenderName, SendFailed, Sent, send_with_dcmtk
 from tests.benchmarks.ingest.workloads import BULK, MR320, MR512, PreparedInstance, Workload
@@ -243,10 +244,11 @@ class Bench:
         }  # fmt: skip
 
     def _measured(self, receiver: Running, stored: int, send: Callable[[], Sent]) -> tuple[Sent, Measurement]:
-        cpu_s = receiver.group.cpu_s()
+        cpu_s, stolen, busy, began = receiver.group.cpu_s(), stolen_s(), busy_s(), time.monotonic()
         sent = send()
         finished_at = receiver.group.wait_idle(partial(_has_stored, receiver, stored), SETTLE_S)
         cpu_s = receiver.group.cpu_s() - cpu_s
+        core_s = (os.cpu_count() or 1) * (time.monotonic() - began)
         used: Measurement = {
             "instances": sent.instances,
             "bytes": sent.n_bytes,
@@ -259,6 +261,8 @@ class Bench:
         }
         if sent.begun_s is not None and sent.answered_s is not None and sent.sender_cpu_s is not None:
             waited_ms = 1e3 * (sent.answered_s - sent.begun_s)
+            used["stolen_share"] = (stolen_s() - stolen) / core_s
+            used["others_share"] = max(0.0, busy_s() - busy - cpu_s - sent.sender_cpu_s) / core_s
             used["sender_cpu_s_per_gb"] = sent.sender_cpu_s / sent.n_bytes * 1e9
             used["announced_pdu_bytes"] = sent.announced_pdu_bytes
             used |= {
