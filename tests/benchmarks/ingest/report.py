@@ -100,8 +100,8 @@ def disturbance(measurements: Sequence[Measurement]) -> str:
     if stolen is None or others is None:
         return ""
     return (
-        f"While the rates were measured, the hypervisor gave {100 * stolen:.0f} % of the processors' time to others, and "
-        f"{100 * others:.0f} % went to other processes of this machine (medians)."
+        f"While the rates were measured, the hypervisor gave {100 * stolen:.0f} % of the processors' time to others, "
+        f"and {100 * others:.0f} % went to other processes of this machine (medians)."
     )
 
 
