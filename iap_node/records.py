@@ -264,3 +264,42 @@ class InstanceDelivery:
     status: int | None  # DIMSE status; None when no answer came
     comment: str = ""
     permanent: bool = False  # trying again cannot help (refused presentation context, SOP class not supported)
+
+
+# ---------------------------------------------------------------- header findings
+
+
+class FindingKind(StrEnum):
+    """What is wrong with a header."""
+
+    MISSING = "missing"  # absent or empty where the standard asks for a value
+    REPRESENTATION = "representation"  # not written as its value representation or multiplicity asks
+    VALUE = "value"  # no such term, or outside what can be
+    UNIT = "unit"  # right in another unit than the standard's
+    CONTRADICTION = "contradiction"  # two elements cannot both be right
+    INCONSTANT = "inconstant"  # differs within the series
+    PIXELS = "pixels"  # the pixel data there is not what the header describes
+
+
+class Severity(StrEnum):
+    """How much a finding matters to whoever uses the images."""
+
+    ERROR = "error"  # images or geometry will be read wrongly
+    WARNING = "warning"  # a parameter is wrong or cannot be relied on
+    NOTE = "note"  # against the standard or unlikely, mostly harmless
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding per (series, element, check): what a header check has to say, with its evidence.
+
+    `evidence` is printable; `raw` is as written, cut off, and must be escaped wherever it is shown.
+    """
+
+    element: str  # DICOM keyword
+    check: str
+    kind: FindingKind
+    severity: Severity
+    evidence: str  # one or two sentences for people, with the numbers
+    raw: str  # the element as written, values joined by a backslash; "" when absent or empty
+    suggested_value: str | None  # as it would be written; None where nothing says what is right
