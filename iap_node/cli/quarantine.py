@@ -172,8 +172,8 @@ def delete(
     """Delete quarantined instances for good, with their bytes. Asks first, unless --yes. Exit code 4: no such entry."""
     from iap_node.database.quarantine import all_entries
     from iap_node.database.status import status_counts
-    from iap_node.listener.readmission import discard
     from iap_node.spool import Spool
+    from iap_node.upkeep.quarantine import discard
 
     _want_some(entry_ids, every)
     config, database = open_node(config_path)

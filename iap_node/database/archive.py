@@ -1,33 +1,22 @@
-"""Study, series, instance: what came in, and when a series is complete. What could not be filed is here too.
+"""Study, series, instance: what came in, what is in conflict with it, and when a series is complete.
 
-`record_instance` is called by the listener and by the import for every instance whose bytes are durable,
-`complete_quiet_series` by the scheduler, `complete_series` when an association is released.
+`iap_node.database.reception` makes the rows. `complete_quiet_series` is called by the scheduler, `complete_series` when
+an association is released.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from iap_node.database.insertion import insert_if_new
 from iap_node.database.jobs import open_job
 from iap_node.database.series import SeriesSummary, UnknownSeries, find_series, list_series
-from iap_node.database.tables import (
-    BytesState,
-    ConflictRow,
-    InstanceRow,
-    QuarantineRow,
-    SeriesRow,
-)
-from iap_node.records import (
-    JobKind,
-    QuarantinedInstance,
-    SeriesState,
-)
+from iap_node.database.tables import BytesState, ConflictRow, InstanceRow, SeriesRow
+from iap_node.records import JobKind, SeriesState
 
 __all__ = [
     "ArchivedInstance",
@@ -39,9 +28,7 @@ __all__ = [
     "current_instances",
     "find_series",
     "list_conflicts",
-    "list_quarantine",
     "list_series",
-    "record_quarantine",
 ]
 
 
@@ -104,26 +91,6 @@ def current_instances(session: Session, series_id: int) -> list[ArchivedInstance
     ).where(InstanceRow.series_id == series_id)
     in_order = query.order_by(InstanceRow.instance_number.nulls_last(), InstanceRow.id)
     return [ArchivedInstance(**row._asdict()) for row in session.execute(in_order)]
-
-
-def record_quarantine(session: Session, quarantined: QuarantinedInstance) -> None:
-    """Keep a note of bytes that could not be filed."""
-    insert_if_new(session, QuarantineRow, (QuarantineRow.spool_path,), **asdict(quarantined))
-
-
-def list_quarantine(session: Session, limit: int = 100) -> list[QuarantinedInstance]:
-    """What could not be filed, newest first."""
-    query = select(
-        QuarantineRow.spool_path,
-        QuarantineRow.reason,
-        QuarantineRow.sop_instance_uid,
-        QuarantineRow.calling_ae_title,
-        QuarantineRow.source_address,
-        QuarantineRow.size_bytes,
-        QuarantineRow.received_at,
-    )
-    newest_first = query.order_by(QuarantineRow.id.desc()).limit(limit)
-    return [QuarantinedInstance(*row) for row in session.execute(newest_first)]
 
 
 def list_conflicts(session: Session, limit: int = 100) -> list[Conflict]:

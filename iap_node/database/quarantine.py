@@ -1,19 +1,22 @@
-"""What could not be filed, as rows: list, find, walk through, take out.
+"""What could not be filed, as rows: enter, list, find, walk through, take out.
 
-Called by `iap-node quarantine`, by retention and by fsck. The listener makes the rows (`archive.record_quarantine`).
+Called by `iap-node quarantine`, by retention and by fsck. `iap_node.upkeep.quarantine` enters and takes out, together
+with the bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.database.engine import Database
+from iap_node.database.insertion import insert_if_new
 from iap_node.database.tables import BytesState, QuarantineRow
+from iap_node.records import QuarantinedInstance
 
 ENTRIES_AT_ONCE = 500
 
@@ -31,6 +34,11 @@ class QuarantineEntry:
     size_bytes: int
     received_at: datetime
     bytes_state: BytesState
+
+
+def record_quarantine(session: Session, quarantined: QuarantinedInstance) -> None:
+    """Enter bytes that could not be filed; what is entered already stays as it is."""
+    insert_if_new(session, QuarantineRow, (QuarantineRow.spool_path,), **asdict(quarantined))
 
 
 def list_entries(session: Session, limit: int = 100) -> list[QuarantineEntry]:

@@ -10,14 +10,13 @@ hears an error.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 
 import structlog
 
-from iap_node.database.archive import record_quarantine
 from iap_node.database.engine import Database
 from iap_node.dicom.part10 import file_preamble, is_safe_uid
 from iap_node.dicom.sop_classes import why_not_analysed
@@ -25,8 +24,9 @@ from iap_node.errors import RetriableError, UnreadableInstance
 from iap_node.listener.patients import patient_hash
 from iap_node.listener.reception import Reception, Request
 from iap_node.listener.registrar import Registrar
-from iap_node.records import InstanceHeader, QuarantinedInstance, ReceivedInstance, StoreOutcome
-from iap_node.spool import PREAMBLE_BYTES, Facts, Quarantine, Spool, disk_errors_are_retriable
+from iap_node.records import InstanceHeader, ReceivedInstance, StoreOutcome
+from iap_node.spool import PREAMBLE_BYTES, Facts, Spool, disk_errors_are_retriable
+from iap_node.upkeep.quarantine import put_aside
 
 log = structlog.get_logger("intake")
 
@@ -54,7 +54,6 @@ class Intake:
         self, spool: Spool, database: Database, patient_key: bytes, *, now: Callable[[], datetime] = _utc_now
     ) -> None:
         self._spool = spool
-        self._quarantine = Quarantine(spool)
         self._database = database
         self._registrar = Registrar(spool, database, partial(patient_hash, patient_key))
         self._now = now
@@ -253,40 +252,14 @@ class Intake:
     def _put_aside(self, reception: Reception, reason: str, received_at: datetime) -> None:
         """Keep bytes that cannot be filed, with the reason, for a person to look at."""
         request = reception.request
-        facts = {
-            "reason": reason,
-            "sop_class_uid": request.sop_class_uid,
-            "sop_instance_uid": request.sop_instance_uid,
-            "transfer_syntax_uid": request.transfer_syntax_uid,
-            "calling_ae_title": request.calling_ae_title,
-            "source_address": request.source_address,
-            "received_at": received_at.isoformat(),
-            "part_10": "yes"
-            if reception.is_part_10
-            else "no: a UID of the request is none; the bytes are the bare data set",
-        }
+        part_10 = "yes" if reception.is_part_10 else "no: a UID of the request is none; the bytes are the bare data set"
+        facts = {"reason": reason, **asdict(request), "part_10": part_10}
         with disk_errors_are_retriable(self._spool.root):
             file = reception.instance.as_file()
             reception.instance.flush()
-        spool_path, new = self._quarantine.take(file, facts, received_at)
+        spool_path, new = put_aside(self._spool, self._database, file, facts, received_at)
         reception.is_kept = True
         log.warning(
             "instance quarantined", sop_instance_uid=request.sop_instance_uid, reason=reason, spool_path=spool_path,
             calling_ae_title=request.calling_ae_title, seen_before=not new,
         )  # fmt: skip
-        if not new:
-            return
-        quarantined = QuarantinedInstance(
-            spool_path=spool_path,
-            reason=reason,
-            sop_instance_uid=request.sop_instance_uid,
-            calling_ae_title=request.calling_ae_title,
-            source_address=request.source_address,
-            size_bytes=file.size_bytes,
-            received_at=received_at,
-        )
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._quarantine.remove, spool_path)
-            with self._database.transaction() as session:
-                record_quarantine(session, quarantined)
-            undo.pop_all()

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from iap_node.database.engine import Database
-from iap_node.database.quarantine import QuarantineEntry, remove_entry
+from iap_node.database.quarantine import QuarantineEntry
 from iap_node.dicom.part10 import is_safe_uid, read_instance, scan_instance_header
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
 from iap_node.records import InstanceHeader, StoreOutcome
 from iap_node.spool import Quarantine, Spool, disk_errors_are_retriable
+from iap_node.upkeep.quarantine import discard
 
 
 class Readmission(StrEnum):
@@ -119,19 +120,6 @@ def readmit(
     )
     discard(entry, spool, database)
     return Readmitted(entry.id, _AS_READMITTED[outcome], header.sop_instance_uid)
-
-
-def discard(entry: QuarantineEntry, spool: Spool, database: Database) -> None:
-    """Remove an entry with its bytes, the bytes first: what is left by a crash is still listed.
-
-    Raises
-    ------
-    RetriableError
-        The disk or the database does not work; try again.
-    """
-    Quarantine(spool).remove(entry.spool_path)
-    with database.transaction() as session:
-        remove_entry(session, entry.id)
 
 
 _AS_READMITTED = {

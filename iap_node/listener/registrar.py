@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from iap_node.database.archive import record_quarantine
 from iap_node.database.engine import Database
 from iap_node.database.reception import Arrival, Likeness, Overtaken, record_instances
 from iap_node.dicom.part10 import same_data_set
 from iap_node.errors import RetriableError, UnreadableInstance, where
-from iap_node.records import InstanceHeader, QuarantinedInstance, ReceivedInstance, StoreOutcome
-from iap_node.spool import Quarantine, Spool, disk_errors_are_retriable
+from iap_node.records import InstanceHeader, ReceivedInstance, StoreOutcome
+from iap_node.spool import Spool
+from iap_node.upkeep.quarantine import put_aside_copy
 
 BATCH = 500
 LINGER_S = 0.1  # what comes within it shares a transaction
@@ -99,7 +99,6 @@ class Registrar:
         self._hash_of = hash_of
         self._spool = spool
         self._database = database
-        self._quarantine = Quarantine(spool)
         turn = threading.RLock()
         self._changed = threading.Condition(turn)
         self._has_room = threading.Condition(turn)
@@ -294,29 +293,13 @@ class Registrar:
             "transfer_syntax_uid": received.header.transfer_syntax_uid,
             "calling_ae_title": received.calling_ae_title,
             "source_address": received.source_address,
-            "received_at": received.received_at.isoformat(),
             "part_10": "yes",
         }
-        with disk_errors_are_retriable(self._spool.root), self._spool.locate(received.spool_path).open("rb") as stream:
-            spool_path, new = self._quarantine.put(iter(lambda: stream.read(1024**2), b""), facts, received.received_at)
+        put_aside_copy(self._spool, self._database, received.spool_path, facts, received.received_at)
         log.error(
             "instance quarantined", sop_instance_uid=received.header.sop_instance_uid, reason=reason,
             error=where(error),
         )  # fmt: skip
-        if new:
-            with self._database.transaction() as session:
-                record_quarantine(
-                    session,
-                    QuarantinedInstance(
-                        spool_path=spool_path,
-                        reason=reason,
-                        sop_instance_uid=received.header.sop_instance_uid,
-                        calling_ae_title=received.calling_ae_title,
-                        source_address=received.source_address,
-                        size_bytes=received.size_bytes,
-                        received_at=received.received_at,
-                    ),
-                )
         entry.is_done = True
         self._remove([received.spool_path])
         self._spool.registered(received.spool_path)

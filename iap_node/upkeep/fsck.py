@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from iap_node.database.archive import record_quarantine
 from iap_node.database.consistency import HeldBytes, all_held_bytes, note_bytes, unchanged
 from iap_node.database.engine import Database
 from iap_node.database.quarantine import (
@@ -31,8 +30,8 @@ from iap_node.database.quarantine import (
 from iap_node.database.spooled import paths_without_row
 from iap_node.database.tables import BytesState
 from iap_node.errors import PermanentError, UnreadableInstance
-from iap_node.records import QuarantinedInstance
-from iap_node.spool import Facts, Quarantine, RecordKind, Spool, SpooledFile, disk_errors_are_retriable
+from iap_node.spool import Facts, Quarantine, RecordKind, Spool, SpooledFile
+from iap_node.upkeep.quarantine import enter_again, put_aside_copy
 
 # Bytes younger than this may belong to a store that is between its sync and its row, which takes a fraction of a second
 # unless the database is away.
@@ -41,7 +40,6 @@ SETTLED_AFTER_S = 600.0
 Adopt = Callable[[str, Facts | None], bool]
 
 PATHS_AT_ONCE = 500
-COPY_BYTES = 1024**2
 
 Item = TypeVar("Item")
 
@@ -267,7 +265,7 @@ class _Check:
                 self.summary.too_young += 1
                 continue
             if self.repairs:
-                self._enter(file)
+                enter_again(self.spool, self.database, file)
             done = "entered again" if self.repairs else ""
             self._found(Fault.QUARANTINE_NO_ROW, file.spool_path, done=done, mended=self.repairs)
 
@@ -326,39 +324,16 @@ class _Check:
         self, spool_path: str, reason: str, held: HeldBytes | None = None, *, remove: bool = True
     ) -> None:
         """Copy bytes into the quarantine, with an entry; then remove them where they lay."""
-        now = datetime.now(UTC)
-        uid = "" if held is None else held.sop_instance_uid
-        facts = {"reason": reason, "sop_instance_uid": uid, "found_at": spool_path, "received_at": now.isoformat()}
-        with disk_errors_are_retriable(self.spool.root), self.spool.locate(spool_path).open("rb") as stream:
-            path, _ = Quarantine(self.spool).put(iter(lambda: stream.read(COPY_BYTES), b""), facts, now)
-        entry = QuarantinedInstance(
-            spool_path=path,
-            reason=reason,
-            sop_instance_uid=uid,
-            calling_ae_title="" if held is None else held.calling_ae_title,
-            source_address="" if held is None else held.source_address,
-            size_bytes=self.spool.size_bytes(path) or 0,
-            received_at=now,
-        )
-        with self.database.transaction() as session:
-            record_quarantine(session, entry)
+        facts = {
+            "reason": reason,
+            "found_at": spool_path,
+            "sop_instance_uid": "" if held is None else held.sop_instance_uid,
+            "calling_ae_title": "" if held is None else held.calling_ae_title,
+            "source_address": "" if held is None else held.source_address,
+        }
+        put_aside_copy(self.spool, self.database, spool_path, facts, datetime.now(UTC))
         if remove:
             self.spool.remove(spool_path)
-
-    def _enter(self, file: SpooledFile) -> None:
-        """Make the entry that a crash prevented, from the notes beside the bytes."""
-        facts = Quarantine(self.spool).facts(file.spool_path)
-        entry = QuarantinedInstance(
-            spool_path=file.spool_path,
-            reason=str(facts.get("reason", "its notes were lost; fsck found it")),
-            sop_instance_uid=str(facts.get("sop_instance_uid", "")),
-            calling_ae_title=str(facts.get("calling_ae_title", "")),
-            source_address=str(facts.get("source_address", "")),
-            size_bytes=file.size_bytes,
-            received_at=datetime.fromtimestamp(file.modified_at_s, UTC),
-        )
-        with self.database.transaction() as session:
-            record_quarantine(session, entry)
 
     def _found(
         self, fault: Fault, spool_path: str, sop_instance_uid: str = "", done: str = "", *, mended: bool = False

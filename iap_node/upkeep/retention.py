@@ -16,12 +16,13 @@ from datetime import datetime, timedelta
 import structlog
 
 from iap_node.config import RetentionConfig
-from iap_node.database import quarantine as quarantine_rows
 from iap_node.database import retention as rows
 from iap_node.database.engine import Database
+from iap_node.database.quarantine import all_entries
 from iap_node.database.retention import KeptSeries, RemovableSeries
 from iap_node.records import SeriesState
-from iap_node.spool import Quarantine, Spool
+from iap_node.spool import Spool
+from iap_node.upkeep.quarantine import discard
 
 FILES_AT_ONCE = 500  # between two commits
 SERIES_AT_ONCE = 100
@@ -131,7 +132,7 @@ def plan(database: Database, config: RetentionConfig, now: datetime, *, show: in
     quarantined = 0
     if config.quarantine_days is not None:
         before = now - timedelta(days=config.quarantine_days)
-        quarantined = sum(1 for _ in quarantine_rows.all_entries(database, before))
+        quarantined = sum(1 for _ in all_entries(database, before))
     kept = sum(group.size_bytes for group in groups)
     first: list[Departure] = []
     series = instances = size = 0
@@ -276,13 +277,10 @@ class _Run:
         """Remove aged entries of the quarantine, each after its file."""
         if self.config.quarantine_days is None:
             return
-        quarantine = Quarantine(self.spool)
-        for entry in quarantine_rows.all_entries(self.database, self.now - timedelta(days=self.config.quarantine_days)):
+        for entry in all_entries(self.database, self.now - timedelta(days=self.config.quarantine_days)):
             if self.is_over:
                 return
-            quarantine.remove(entry.spool_path)
-            with self.database.transaction() as session:
-                quarantine_rows.remove_entry(session, entry.id)
+            discard(entry, self.spool, self.database)
             self.removed.quarantined += 1
             self.removed.size_bytes += entry.size_bytes
             self.left -= 1

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from iap_node.database.archive import record_quarantine
-from iap_node.records import QuarantinedInstance
-from iap_node.spool import Quarantine, Spool
+from iap_node.spool import Spool
+from iap_node.upkeep import quarantine
 from tests.acceptance.conftest import RunningNode
 
 
@@ -27,12 +26,11 @@ def node(make_node: Callable[..., RunningNode]) -> RunningNode:
 
 def put_aside(node: RunningNode, content: bytes, reason: str, sop_instance_uid: str = "") -> None:
     """As the listener does it."""
-    spool, now = Spool(node.config.spool_dir), datetime.now(UTC)
-    spool_path, _ = Quarantine(spool).put([content], {"reason": reason, "sop_instance_uid": sop_instance_uid}, now)
-    database = node.database()
-    with database.transaction() as session:
-        entry = QuarantinedInstance(spool_path, reason, sop_instance_uid, "SCANNER", "10.0.0.9", len(content), now)
-        record_quarantine(session, entry)
+    spool, database = Spool(node.config.spool_dir), node.database()
+    file = spool.new_file()
+    file.write(content)
+    facts = {"reason": reason, "sop_instance_uid": sop_instance_uid, "calling_ae_title": "SCANNER"}
+    quarantine.put_aside(spool, database, file, facts | {"source_address": "10.0.0.9"}, datetime.now(UTC))
     database.dispose()
 
 

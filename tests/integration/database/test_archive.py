@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,8 +13,10 @@ from sqlalchemy.exc import IntegrityError
 
 from iap_node.database import archive, jobs
 from iap_node.database.engine import Database
+from iap_node.database.quarantine import QuarantineEntry, list_entries, record_quarantine
 from iap_node.database.reception import Arrival, record_instances
 from iap_node.database.tables import (
+    BytesState,
     ConflictRow,
     InstanceRow,
     JobRow,
@@ -237,10 +239,12 @@ def test_what_could_not_be_filed_is_listed_newest_first(database: Database) -> N
     ]
     with database.transaction() as session:
         for quarantined in [*made, made[0]]:
-            archive.record_quarantine(session, quarantined)
+            record_quarantine(session, quarantined)
     with database.reading() as session:
-        assert archive.list_quarantine(session) == made[::-1]
-        assert archive.list_quarantine(session, limit=1) == made[2:]
+        listed = [entry.spool_path for entry in list_entries(session)]
+        (newest,) = list_entries(session, limit=1)
+    assert listed == ["quarantine/2", "quarantine/1", "quarantine/0"]
+    assert newest == QuarantineEntry(id=newest.id, bytes_state=BytesState.PRESENT, **asdict(made[2]))
     assert count(database, QuarantineRow) == 3
 
 

@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
-from iap_node.database.archive import record_quarantine
-from iap_node.database.quarantine import QuarantineEntry, all_entries, find_entries, list_entries
+from iap_node.database.quarantine import QuarantineEntry, all_entries, find_entries, list_entries, record_quarantine
 from iap_node.database.tables import ConflictRow, InstanceRow
 from iap_node.dicom.part10 import file_preamble
 from iap_node.errors import RetriableError, UnreadableInstance
-from iap_node.listener.readmission import Readmission, discard, examine, readmit
+from iap_node.listener.readmission import Readmission, examine, readmit
 from iap_node.records import QuarantinedInstance
-from iap_node.spool import Quarantine
+from iap_node.upkeep.quarantine import discard, put_aside
 
 from .conftest import Node, encode, make_instance
 
@@ -53,13 +52,16 @@ def quarantine_sound_instance(node: Node, ds) -> QuarantineEntry:
     """A sound instance in the quarantine, as an older version that could not read it left it."""
     uid = str(ds.SOPInstanceUID)
     preamble = file_preamble(str(ds.SOPClassUID), uid, ExplicitVRLittleEndian)
-    facts = {"reason": "an older version could not read it", "sop_instance_uid": uid, "part_10": "yes"}
-    spool_path, _ = Quarantine(node.spool).put([preamble, encode(ds)], facts, LONG_AGO)
-    quarantined = QuarantinedInstance(
-        spool_path, facts["reason"], uid, "SCANNER", "127.0.0.1", node.spool.path(spool_path).stat().st_size, LONG_AGO
-    )
-    with node.database.transaction() as session:
-        record_quarantine(session, quarantined)
+    facts = {
+        "reason": "an older version could not read it",
+        "sop_instance_uid": uid,
+        "calling_ae_title": "SCANNER",
+        "source_address": "127.0.0.1",
+        "part_10": "yes",
+    }
+    quarantined = node.spool.new_file()
+    quarantined.write(preamble + encode(ds))
+    put_aside(node.spool, node.database, quarantined, facts, LONG_AGO)
     return entries(node)[0]
 
 

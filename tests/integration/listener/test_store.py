@@ -14,7 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from iap_node.database.archive import list_quarantine
+from iap_node.database.quarantine import list_entries
 from iap_node.database.tables import ConflictRow, InstanceRow, JobRow, PatientRow, QuarantineRow
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from tests.integration.listener.conftest import Node, Sender, encode, make_instance, split_part10, wait_for
@@ -199,7 +199,7 @@ def test_broken_instance_is_quarantined_with_its_reason_and_the_association_goes
     sound = make_instance()
     assert sender.store_instance(sound).Status == 0x0000
     with node.database.reading() as session:
-        (quarantined,) = list_quarantine(session)
+        (quarantined,) = list_entries(session)
     assert quarantined.sop_instance_uid == broken_uid
     assert says in quarantined.reason
     path = node.spool.path(quarantined.spool_path)
