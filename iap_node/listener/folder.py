@@ -12,6 +12,7 @@ from iap_node.dicom.part10 import read_instance
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
 from iap_node.listener.limits import DiskLow, DiskReserve
+from iap_node.listener.reception import Request
 from iap_node.records import StoreOutcome
 
 CALLING_AE_TITLE = "IMPORT"  # who the instance came from, in the archive
@@ -73,12 +74,7 @@ def _import(path: Path, intake: Intake) -> ImportedFile:
             return ImportedFile(path, ImportOutcome.NOT_DICOM, str(error))
         return _quarantine(path, intake)
     outcome = intake.file(
-        dataset,
-        sop_class_uid=header.sop_class_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        calling_ae_title=CALLING_AE_TITLE,
-        source_address=socket.gethostname(),
+        dataset, _request(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
     )
     return ImportedFile(path, _AS_IMPORTED[outcome])
 
@@ -90,6 +86,10 @@ _AS_IMPORTED = {
 }
 
 
+def _request(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> Request:
+    return Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, CALLING_AE_TITLE, socket.gethostname())
+
+
 def _claims_to_be_dicom(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
@@ -98,14 +98,7 @@ def _claims_to_be_dicom(path: Path) -> bool:
 def _quarantine(path: Path, intake: Intake) -> ImportedFile:
     """Hand the whole file to the intake, which cannot identify it either and keeps it with the reason."""
     try:
-        intake.file(
-            path.read_bytes(),
-            sop_class_uid="",
-            sop_instance_uid="",
-            transfer_syntax_uid="",
-            calling_ae_title=CALLING_AE_TITLE,
-            source_address=socket.gethostname(),
-        )
+        intake.file(path.read_bytes(), _request("", "", ""))
     except UnreadableInstance as error:
         return ImportedFile(path, ImportOutcome.QUARANTINED, str(error))
     raise AssertionError("an instance without UIDs was filed")

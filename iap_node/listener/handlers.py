@@ -29,7 +29,7 @@ from iap_node.listener.admission import Admission, crowding, storage_service, su
 from iap_node.listener.associations import Associations
 from iap_node.listener.intake import InstanceMismatch, Intake
 from iap_node.listener.limits import DiskLow, DiskReserve, InstanceTooLarge, Limits
-from iap_node.listener.reception import Reception
+from iap_node.listener.reception import Reception, Request
 from iap_node.records import ReceivedInstance
 from iap_node.spool import MAX_RECORD_BYTES
 
@@ -220,11 +220,13 @@ class Handlers:
         calling_ae_title, address = _peer(assoc)
         return self._intake.accept_whole(
             request.DataSet.getvalue() if request.DataSet else b"",  # shares its memory with the request
-            sop_class_uid=str(request.AffectedSOPClassUID),
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(context.transfer_syntax),
-            calling_ae_title=calling_ae_title,
-            source_address=address,
+            Request(
+                str(request.AffectedSOPClassUID),
+                str(request.AffectedSOPInstanceUID),
+                str(context.transfer_syntax),
+                calling_ae_title,
+                address,
+            ),
         )
 
     # ------------------------------------------------------------ called by `receiver`, in this order
@@ -246,11 +248,7 @@ class Handlers:
         self._refuse_while_disk_is_low()
         calling_ae_title, address = _peer(assoc)
         return self._intake.open(
-            sop_class_uid=sop_class_uid,
-            sop_instance_uid=sop_instance_uid,
-            transfer_syntax_uid=transfer_syntax_uid,
-            calling_ae_title=calling_ae_title,
-            source_address=address,
+            Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, address)
         )
 
     def check_store(self, n_bytes: int) -> None:

@@ -60,16 +60,7 @@ class Intake:
 
     # ------------------------------------------------------------ whole instances
 
-    def file(
-        self,
-        dataset: bytes,
-        *,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax_uid: str,
-        calling_ae_title: str,
-        source_address: str,
-    ) -> StoreOutcome:
+    def file(self, dataset: bytes, request: Request) -> StoreOutcome:
         """Take one instance and wait for its row.
 
         A duplicate (same bytes) changes nothing. Other bytes under a known SOP Instance UID are kept beside
@@ -79,10 +70,8 @@ class Intake:
         ----------
         dataset
             The encoded data set, without file meta. It is written as it is, to the bit.
-        sop_class_uid, sop_instance_uid
-            As the C-STORE-RQ says (Affected SOP Class and Instance UID).
-        transfer_syntax_uid
-            Of the presentation context: how `dataset` is encoded.
+        request
+            What its sender says of it.
 
         Raises
         ------
@@ -92,22 +81,11 @@ class Intake:
         RetriableError
             The disk or the database does not work.
         """
-        request = Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, source_address)
         return self._registrar.submit_and_tell(self._keep_whole(dataset, request)).outcome()
 
-    def accept_whole(
-        self,
-        dataset: bytes,
-        *,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax_uid: str,
-        calling_ae_title: str,
-        source_address: str,
-    ) -> ReceivedInstance:
+    def accept_whole(self, dataset: bytes, request: Request) -> ReceivedInstance:
         """As `open`, `Reception.write` and `accept`, of a data set that is in memory."""
         self._refuse_if_away()
-        request = Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, source_address)
         return self._submit(self._keep_whole(dataset, request))
 
     def _keep_whole(self, dataset: bytes, request: Request) -> ReceivedInstance:
@@ -120,16 +98,8 @@ class Intake:
 
     # ------------------------------------------------------------ piece by piece
 
-    def open(
-        self,
-        *,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax_uid: str,
-        calling_ae_title: str,
-        source_address: str,
-    ) -> Reception:
-        """Begin an instance whose data set is still to come; parameters as for `file`.
+    def open(self, request: Request) -> Reception:
+        """Begin an instance whose data set is still to come.
 
         `write` what comes, then `accept` it; `drop` it in any case, which does nothing to what is accepted.
 
@@ -139,9 +109,7 @@ class Intake:
             The disk does not work, or the database is away; nothing is left behind.
         """
         self._refuse_if_away()
-        return self._open(
-            Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, source_address)
-        )
+        return self._open(request)
 
     def accept(self, reception: Reception) -> ReceivedInstance:
         """Make an instance durable whose data set is written; its row follows.

@@ -15,6 +15,7 @@ from iap_node.database.quarantine import QuarantineEntry
 from iap_node.dicom.part10 import is_safe_uid, read_instance, scan_instance_header
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
+from iap_node.listener.reception import Request
 from iap_node.records import InstanceHeader, StoreOutcome
 from iap_node.spool import Quarantine, Spool, disk_errors_are_retriable
 from iap_node.upkeep.quarantine import discard
@@ -110,14 +111,8 @@ def readmit(
     if header is None or (examined.obstacle is not None and not may_trust):
         uid = entry.sop_instance_uid if header is None else header.sop_instance_uid
         return Readmitted(entry.id, examined.obstacle or Readmission.UNREADABLE, uid, examined.reason)
-    outcome = intake.file(
-        examined.dataset,
-        sop_class_uid=header.sop_class_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        calling_ae_title=entry.calling_ae_title,
-        source_address=entry.source_address,
-    )
+    uids = (header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
+    outcome = intake.file(examined.dataset, Request(*uids, entry.calling_ae_title, entry.source_address))
     discard(entry, spool, database)
     return Readmitted(entry.id, _AS_READMITTED[outcome], header.sop_instance_uid)
 

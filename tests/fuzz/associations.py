@@ -35,6 +35,7 @@ from iap_node.listener import receiver, reception
 from iap_node.listener.command_set import decode_command
 from iap_node.listener.intake import Intake
 from iap_node.listener.receiver import _Messages
+from iap_node.listener.reception import Request
 from iap_node.listener.scp import StoreScp
 from iap_node.listener.upper_layer import UpperLayer
 from iap_node.records import ReceivedInstance
@@ -137,7 +138,7 @@ class _Registrar:
         self.accepted.append(received)
 
 
-def _refuse(dataset: bytes, **_: str) -> NoReturn:
+def _refuse(dataset: bytes, _: Request) -> NoReturn:
     assert not dataset, "a data set passed through pynetdicom"
     raise UnreadableInstance("it is empty")
 

@@ -12,6 +12,7 @@ from iap_node.database.tables import ConflictRow, InstanceRow
 from iap_node.dicom.part10 import file_preamble
 from iap_node.errors import RetriableError, UnreadableInstance
 from iap_node.listener.readmission import Readmission, examine, readmit
+from iap_node.listener.reception import Request
 from iap_node.records import QuarantinedInstance
 from iap_node.upkeep.quarantine import discard, put_aside
 
@@ -32,14 +33,8 @@ def entries(node: Node) -> list[QuarantineEntry]:
 
 
 def file(node: Node, dataset: bytes, sop_class_uid: str, sop_instance_uid: str) -> None:
-    node.intake.file(
-        dataset,
-        sop_class_uid=sop_class_uid,
-        sop_instance_uid=sop_instance_uid,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        calling_ae_title="SCANNER",
-        source_address="127.0.0.1",
-    )
+    request = Request(sop_class_uid, sop_instance_uid, ExplicitVRLittleEndian, "SCANNER", "127.0.0.1")
+    node.intake.file(dataset, request)
 
 
 def refuse(node: Node, dataset: bytes, sop_class_uid: str, sop_instance_uid: str) -> QuarantineEntry:

@@ -16,6 +16,7 @@ from iap_node.database.engine import Database
 from iap_node.database.tables import ConflictRow, InstanceRow
 from iap_node.dicom.part10 import file_preamble
 from iap_node.listener.intake import Intake
+from iap_node.listener.reception import Request
 from iap_node.listener.recovery import Recovered, recover
 from iap_node.records import StoreOutcome
 from iap_node.spool import PREAMBLE_BYTES, Facts, Spool, content_checksum
@@ -46,14 +47,8 @@ def make_old(path: Path) -> None:
 
 
 def file(intake: Intake, ds: pydicom.Dataset) -> StoreOutcome:
-    return intake.file(
-        encode(ds),
-        sop_class_uid=ds.SOPClassUID,
-        sop_instance_uid=ds.SOPInstanceUID,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        calling_ae_title="SCANNER",
-        source_address="127.0.0.1",
-    )
+    request = Request(ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian, "SCANNER", "127.0.0.1")
+    return intake.file(encode(ds), request)
 
 
 def rows(database: Database, table: type) -> list[tuple[str, ...]]:

@@ -19,6 +19,7 @@ from iap_node.database.series import SeriesSummary
 from iap_node.database.tables import InstanceRow
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
+from iap_node.listener.reception import Request
 from iap_node.records import (
     InstanceDelivery,
     JobKind,
@@ -40,6 +41,10 @@ def series_uid(number: int) -> str:
 
 def instance_uid(series: int, number: int) -> str:
     return f"1.2.840.99.{series}.{number}"
+
+
+def request(sop_class_uid: str, sop_instance_uid: str) -> Request:
+    return Request(sop_class_uid, sop_instance_uid, ExplicitVRLittleEndian, "SCANNER", "127.0.0.1")
 
 
 @dataclass
@@ -74,27 +79,13 @@ class Archive:
             SeriesDescription=comment,
             **changes,
         )
-        return self.intake.file(
-            encode(ds),
-            sop_class_uid=ds.SOPClassUID,
-            sop_instance_uid=ds.SOPInstanceUID,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            calling_ae_title="SCANNER",
-            source_address="127.0.0.1",
-        )
+        return self.intake.file(encode(ds), request(ds.SOPClassUID, ds.SOPInstanceUID))
 
     def refuse(self, days_ago: float = 0.0, content: bytes = b"no DICOM") -> None:
         """Take in bytes that go to the quarantine."""
         self.clock.now = NOW - timedelta(days=days_ago)
         with pytest.raises(UnreadableInstance):
-            self.intake.file(
-                content,
-                sop_class_uid="1.2.840.10008.5.1.4.1.1.4",
-                sop_instance_uid="1.2.3",
-                transfer_syntax_uid=ExplicitVRLittleEndian,
-                calling_ae_title="SCANNER",
-                source_address="127.0.0.1",
-            )
+            self.intake.file(content, request("1.2.840.10008.5.1.4.1.1.4", "1.2.3"))
 
     def complete(self, series: int) -> None:
         with self.database.transaction() as session:

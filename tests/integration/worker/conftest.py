@@ -18,6 +18,7 @@ from iap_node.database.engine import Database
 from iap_node.database.jobs import JobSummary
 from iap_node.database.results import Judgement
 from iap_node.listener.intake import Intake
+from iap_node.listener.reception import Request
 from iap_node.records import (
     JobKind,
     ParameterKind,
@@ -100,14 +101,9 @@ class Node:
         for instance in instances:
             with instance.file.open("rb") as stream:
                 content = stream.read()
-            intake.file(
-                content[144 + int.from_bytes(content[140:144], "little") :],
-                sop_class_uid=instance.sop_class_uid,
-                sop_instance_uid=instance.sop_instance_uid,
-                transfer_syntax_uid=instance.transfer_syntax_uid,
-                calling_ae_title="SCANNER",
-                source_address="127.0.0.1",
-            )
+            uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
+            dataset = content[144 + int.from_bytes(content[140:144], "little") :]
+            intake.file(dataset, Request(*uids, "SCANNER", "127.0.0.1"))
 
     def complete(self, instances: Sequence[OutgoingInstance]) -> int:
         """Take a series in and complete it; its row's number."""

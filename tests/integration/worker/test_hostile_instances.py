@@ -9,6 +9,7 @@ import pytest
 
 from iap_node.database import archive, results
 from iap_node.listener.intake import Intake
+from iap_node.listener.reception import Request
 from iap_node.records import JobKind, JobState
 from tests.integration.listener.broken import BOMB_BYTES, STORED, broken_data_sets
 
@@ -48,14 +49,8 @@ def test_each_instance_that_lies_is_a_problem_and_the_others_are_judged(make_nod
     intake = Intake(node.spool, node.database, b"k" * 32)
     stored = [broken for broken in broken_data_sets() if broken.status == STORED]
     for broken in stored:
-        intake.file(
-            broken.dataset,
-            sop_class_uid="1.2.840.10008.5.1.4.1.1.4",
-            sop_instance_uid=broken.sop_instance_uid,
-            transfer_syntax_uid=broken.transfer_syntax_uid,
-            calling_ae_title="SCANNER",
-            source_address="127.0.0.1",
-        )
+        uids = ("1.2.840.10008.5.1.4.1.1.4", broken.sop_instance_uid, broken.transfer_syntax_uid)
+        intake.file(broken.dataset, Request(*uids, "SCANNER", "127.0.0.1"))
     with node.database.transaction() as session:
         assert archive.complete_series(session, [SERIES], datetime.now(UTC)) == [SERIES]
     tracemalloc.start()
