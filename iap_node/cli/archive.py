@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from iap_node.cli.exits import Exit
-from iap_node.cli.options import CONFIG, JSON, open_node
+from iap_node.cli.options import CONFIG, JSON, SERIES, named_series, open_node
 from iap_node.cli.output import as_json as to_json
 from iap_node.cli.output import console, print_json, print_models, print_table, printable
 from iap_node.cli.series_report import print_series
@@ -179,7 +179,7 @@ def _pixels(series: Any) -> str:
 
 
 def show(
-    series_uid: str = typer.Argument(..., metavar="SERIES", help="Series Instance UID, or its beginning or end."),
+    series_uid: str = SERIES,
     config_path: Path = CONFIG,
     as_json: bool = JSON,
 ) -> None:
@@ -188,11 +188,7 @@ def show(
 
     _, database = open_node(config_path)
     with database.reading() as session:
-        try:
-            series = archive.find_series(session, series_uid)
-        except archive.UnknownSeries as error:
-            typer.echo(f"iap-node: {error}", err=True)
-            raise typer.Exit(Exit.NOT_FOUND) from error
+        series = named_series(session, series_uid)
         judgement = results.judgement(session, series.id)
         instances = archive.current_instances(session, series.id)
         answers = results.instance_deliveries(session, series.id)

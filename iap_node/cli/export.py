@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 
 from iap_node.cli.exits import Exit
-from iap_node.cli.options import CONFIG, open_node
+from iap_node.cli.options import CONFIG, SERIES, named_series, open_node
 from iap_node.cli.output import console
 
 
@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def export(
-    series_uid: str = typer.Argument(..., metavar="SERIES", help="Series Instance UID, or its beginning or end."),
+    series_uid: str = SERIES,
     folder: Path = typer.Argument(..., metavar="DIR", help="Where to; made if it is not there."),
     config_path: Path = CONFIG,
 ) -> None:
@@ -35,11 +35,7 @@ def export(
     config, database = open_node(config_path)
     spool = Spool(config.spool_dir)
     with database.reading() as session:
-        try:
-            series = archive.find_series(session, series_uid)
-        except archive.UnknownSeries as error:
-            typer.echo(f"iap-node: {error}", err=True)
-            raise typer.Exit(Exit.NOT_FOUND) from error
+        series = named_series(session, series_uid)
         instances = archive.current_instances(session, series.id)
     out = console()
     n_gone = 0

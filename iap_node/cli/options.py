@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from iap_node.cli.exits import Exit
 from iap_node.cli.logs import start_logging
 from iap_node.config import LogConfig, NodeConfig, load_config
 from iap_node.errors import PermanentError
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from iap_node.database.engine import Database
+    from iap_node.database.series import SeriesSummary
 
 CONFIG = typer.Option(Path("config.yaml"), "--config", "-c", help="Configuration file.", envvar="IAP_NODE_CONFIG")
+SERIES = typer.Argument(..., metavar="SERIES", help="Series Instance UID, or its beginning or end.")
 JSON = typer.Option(False, "--json", help="Print JSON for programs instead of a table for people.")
 SUPERVISED = typer.Option(False, "--supervised", hidden=True, help="Stop when standard input closes (set by serve).")
 
@@ -43,3 +48,14 @@ def open_node(config_path: Path) -> tuple[NodeConfig, Database]:
     config = load_config(config_path)
     start_logging(LogConfig(level="warning", format=config.log.format))
     return config, open_database(config)
+
+
+def named_series(session: Session, series_uid: str) -> SeriesSummary:
+    """The series that `SERIES` names; ends the command where there is none, or several."""
+    from iap_node.database.series import UnknownSeries, find_series
+
+    try:
+        return find_series(session, series_uid)
+    except UnknownSeries as error:
+        typer.echo(f"iap-node: {error}", err=True)
+        raise typer.Exit(Exit.NOT_FOUND) from error
