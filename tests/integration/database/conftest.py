@@ -11,15 +11,32 @@ from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
+from iap_node.database import results
 from iap_node.database.archive import complete_series
 from iap_node.database.engine import Database
 from iap_node.database.reception import Arrival, Overtaken, record_instances
-from iap_node.records import InstanceHeader, ReceivedInstance, StoreOutcome
+from iap_node.records import InstanceHeader, Job, ReceivedInstance, RouteDecision, SeriesHeader, StoreOutcome
 
 receptions = itertools.count()  # no two receptions share a file
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def judge_unseen(session: Session, job: Job, decision: RouteDecision, now: datetime = NOON) -> None:
+    """Save that the pixels of a claimed INFER job's series were not looked at, and where it goes nevertheless."""
+    results.save_judgement(
+        session,
+        job,
+        header=SeriesHeader(()),
+        prediction=None,
+        comparisons=(),
+        decision=decision,
+        problems=(),
+        not_analysed_reason="for a test",
+        now=now,
+    )
 
 
 @pytest.fixture

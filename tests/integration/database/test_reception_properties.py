@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from iap_node.database import archive, jobs, results
+from iap_node.database import archive, jobs
 from iap_node.database.engine import Database
 from iap_node.database.reception import Arrival, record_instances
 from iap_node.database.tables import ConflictRow, InstanceRow, JobRow, SeriesRow
@@ -26,10 +26,10 @@ from iap_node.records import (
     JobState,
     ReceivedInstance,
     RouteDecision,
-    SeriesHeader,
     SeriesState,
     StoreOutcome,
 )
+from tests.integration.database.conftest import judge_unseen
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 NOWHERE = RouteDecision(None, (), (), "no destination is configured", (), "abc123")
@@ -92,17 +92,7 @@ def judge_next(database: Database, model: Model) -> None:
         ready = {n for n, one in model.series.items() if JobState.READY in one.infer.values()}
         assert (job is None) == (not ready)
         if job is not None:
-            results.save_judgement(
-                session,
-                job,
-                header=SeriesHeader(()),
-                prediction=None,
-                comparisons=(),
-                decision=NOWHERE,
-                problems=(),
-                not_analysed_reason="not asked",
-                now=NOON,
-            )
+            judge_unseen(session, job, NOWHERE)
             model.judge(number(job.series_instance_uid))
 
 

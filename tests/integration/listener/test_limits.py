@@ -11,7 +11,6 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from iap_node.listener.intake import Intake
 from iap_node.listener.limits import MIB, DiskLow, DiskReserve
 from iap_node.listener.scp import NEGOTIATING, NEGOTIATING_OF_ONE
 from iap_node.spool import Spool
+from tests.disk import free_bytes, occupied
 from tests.integration.listener.conftest import KEY, Node, encode, make_instance, wait_for
 from tests.integration.listener.wire import (
     COMMAND,
@@ -289,24 +289,10 @@ def test_store_that_we_take_long_to_file_is_not_the_peers_slowness(
 # ---------------------------------------------------------------- room on the disk
 
 
-@contextmanager
-def occupied(folder: Path, n_bytes: int) -> Iterator[None]:
-    """Room on the real disk that is taken, without a byte being written."""
-    path = folder / "occupied"
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, n_bytes)
-        os.fsync(file.fileno())
-    try:
-        yield
-    finally:
-        path.unlink()
-
-
 def test_low_disk_is_out_of_resources_before_it_is_full_and_passes_by_itself(
     make_node: Callable[..., Node], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = os.statvfs(tmp_path)
-    node = make_node(disk=DiskReserve(tmp_path, found.f_bavail * found.f_frsize - MARGIN))
+    node = make_node(disk=DiskReserve(tmp_path, free_bytes(tmp_path) - MARGIN))
     with RawSender(node.port) as sender:
 
         def store() -> int:
@@ -341,8 +327,7 @@ def test_large_store_that_runs_is_refused_when_half_of_the_reserve_is_gone(
         def refusal(self, expected_bytes: int = 0) -> str | None:
             return None
 
-    found = os.statvfs(tmp_path)
-    node = make_node(disk=SmallDisk(tmp_path, 4 * found.f_bavail * found.f_frsize))
+    node = make_node(disk=SmallDisk(tmp_path, 4 * free_bytes(tmp_path)))
     with RawSender(node.port) as sender:
         sender.send_store(*dataset_of(8 * MIB))
         assert sender.read_response().Status == OUT_OF_RESOURCES

@@ -30,6 +30,7 @@ from iap_node.listener import scp
 from iap_node.listener.handlers import Handlers
 from iap_node.listener.receiver import BUFFER_BYTES, MAX_COMMAND_BYTES
 from tests.integration.listener.conftest import Certificates, Node, Sender, encode, make_instance, wait_for
+from tests.integration.listener.hostile import mutate
 from tests.integration.listener.wire import (
     ABORT,
     COMMAND,
@@ -399,26 +400,6 @@ def test_associations_leave_no_thread_behind(node: Node) -> None:
             if sequence:
                 assert sender.is_aborted()
     wait_for(lambda: threading.active_count() <= before, "the threads to end")
-
-
-def mutate(content: bytes, rng: random.Random) -> bytes:
-    """Content with a few bytes changed, cut out, put in or repeated."""
-    mutated = bytearray(content)
-    for _ in range(rng.randint(1, 4)):
-        start = rng.randrange(len(mutated))
-        stop = min(len(mutated), start + rng.randint(1, 12))
-        change = rng.choice(["change", "cut", "insert", "repeat", "length"])
-        if change == "change":
-            mutated[start] = rng.randrange(256)
-        elif change == "cut":
-            del mutated[start:stop]
-        elif change == "insert":
-            mutated[start:start] = rng.randbytes(stop - start)
-        elif change == "repeat":
-            mutated[start:start] = mutated[start:stop]
-        else:
-            mutated[start : start + 4] = rng.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x01"])
-    return bytes(mutated)
 
 
 @pytest.mark.parametrize("seed", range(3))

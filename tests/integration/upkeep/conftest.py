@@ -25,10 +25,10 @@ from iap_node.records import (
     JobKind,
     JobState,
     RouteDecision,
-    SeriesHeader,
     StoreOutcome,
 )
 from iap_node.spool import Spool
+from tests.integration.database.conftest import judge_unseen
 from tests.integration.listener.conftest import encode, make_instance
 
 NOW = datetime(2026, 3, 31, 12, 0, tzinfo=UTC)
@@ -98,17 +98,7 @@ class Archive:
         with self.database.transaction() as session:
             job = jobs.claim(session, JobKind.INFER, "test", 60.0, NOW)
             assert job is not None and job.series_instance_uid == series_uid(series)
-            results.save_judgement(
-                session,
-                job,
-                header=SeriesHeader(()),
-                prediction=None,
-                comparisons=(),
-                decision=decision,
-                problems=(),
-                not_analysed_reason="for a test",
-                now=NOW,
-            )
+            judge_unseen(session, job, decision, NOW)
 
     def deliver(self, series: int, accepted: bool = True) -> JobState:
         """One DELIVER job of it, answered by its destination."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from iap_node.listener.limits import (
     PeerOutOfBounds,
     SizeLimit,
 )
+from tests.disk import free_bytes, occupied
 
 MARGIN = 1024 * MIB  # more than whatever else writes to this disk meanwhile
 
@@ -99,24 +98,6 @@ def test_least_pace_of_zero_is_no_limit() -> None:
 
 
 # ---------------------------------------------------------------- room
-
-
-def free_bytes(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
-
-
-@contextmanager
-def occupied(folder: Path, n_bytes: int) -> Iterator[None]:
-    """Room on the real disk that is taken, without a byte being written."""
-    path = folder / "occupied"
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, n_bytes)
-        os.fsync(file.fileno())
-    try:
-        yield
-    finally:
-        path.unlink()
 
 
 def test_stores_are_refused_while_the_disk_is_low_and_taken_when_there_is_room_again(
