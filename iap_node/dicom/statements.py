@@ -54,7 +54,7 @@ _TOP_LEVEL = frozenset(
 # Where vendors name the owners of their private blocks (PS3.5 7.8.1).
 _CREATORS = frozenset(
     group << 16 | number
-    for group in (0x0009, 0x0019, 0x0021, 0x0025, 0x0027, 0x0029, 0x0043, 0x0051, 0x0061, 0x0065, 0x2001, 0x2005, 0x700D)
+    for group in (0x09, 0x19, 0x21, 0x25, 0x27, 0x29, 0x43, 0x51, 0x61, 0x65, 0x2001, 0x2005, 0x700D)
     for number in (*range(0x10, 0x18), 0x40)
 )
 _SEQUENCES = frozenset({SHARED_GROUPS, PER_FRAME_GROUPS})
@@ -72,6 +72,7 @@ FUNCTIONAL_GROUPS: Mapping[int, tuple[int, int]] = {
     0x00180091: (0x00189112, 0x00180091),
     0x00181314: (0x00189112, 0x00181314),
     0x00180081: (0x00189114, 0x00189082),  # MR Echo: Effective Echo Time
+    0x00180082: (0x00189115, 0x00189079),  # MR Modifier: Inversion Times
     0x00180084: (0x00189006, 0x00189098),  # MR Imaging Modifier: Transmitter Frequency
     0x00180095: (0x00189006, 0x00180095),
     0x00180083: (0x00189119, 0x00180083),  # MR Averages
@@ -194,14 +195,13 @@ def read_statements(file: InstanceFile) -> InstanceStatements:
         encoding = el.encoding_of(transfer_syntax_uid)
         found, beyond = el.walk(stream, encoding, _WANTED, _FIRST_PIXELS - 1, _MAX_PRIVATE_BYTES)
         character_set = found[0x00080005][1] if 0x00080005 in found else b""
-        stated = {
-            tag: _stated(tag, *found[tag], encoding, character_set) for tag in found if tag in _TOP_LEVEL
-        }
+        stated = {tag: _stated(tag, *found[tag], encoding, character_set) for tag in found if tag in _TOP_LEVEL}
         top = Image(stated, places=({tag: stated[tag] for tag in _PLACES if tag in stated},))
         frames = _integer(top.number(0x00280008), 1)
         pixels = _pixels(stream, beyond, frames)
     grid, grid_problem = _grid(found, encoding, stated)
-    images, n_frames, has_shared = (top,), None, False
+    images: tuple[Image, ...] = (top,)
+    n_frames, has_shared = None, False
     if any(tag in found for tag in _SEQUENCES):
         sequences = {tag: found[tag] for tag in (0x00080005, *_SEQUENCES) if tag in found}
         ds = el.excerpt(sequences, encoding)

@@ -43,8 +43,8 @@ _FIELDS = (
     (
         3.0,
         re.compile(
-            r"^(magnetom )?(allegra|biograph_?mmr|lumina|prisma|prisma[ _]?fit|skyra|skyra[ _]?fit|spectra|trio|triotim|"
-            r"verio|vida)\b",
+            r"^(magnetom )?(allegra|biograph_?mmr|lumina|prisma|prisma[ _]?fit|skyra|skyra[ _]?fit|spectra|trio|"
+            r"triotim|verio|vida)\b",
             re.IGNORECASE,
         ),
     ),
@@ -56,7 +56,7 @@ _FIELDS = (
     (3.0, re.compile(r"^umr (7[789]\d|880|890)\b", re.IGNORECASE)),
     (1.5, re.compile(r"^umr 5\d\d\b", re.IGNORECASE)),
 )
-_FIELD_IN_NAME = re.compile(r"(?<![\d.])(\d(?:\.\d{1,2})?) ?T\b")  # "Galan 3T", "Achieva 1.5T"
+_FIELD_IN_NAME = re.compile(r"(?<![\w.])(\d(?:\.\d{1,2})?) ?T\b")  # "Galan 3T", "Achieva 1.5T"
 _CREATORS = (
     (SIEMENS, re.compile(r"^SIEMENS (MR|CSA|MEDCOM)")),
     (GE, re.compile(r"^GEMS_")),
