@@ -35,7 +35,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def import_folder(
-    folder: Path = typer.Argument(..., exists=True, file_okay=False, help="Folder with DICOM files, searched deeply."),
+    folder: Path = typer.Argument(
+        ..., metavar="DIR", exists=True, file_okay=False, help="Folder with DICOM files, searched deeply."
+    ),
     config_path: Path = CONFIG,
     as_json: bool = JSON,
 ) -> None:

@@ -214,7 +214,7 @@ def deliver(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
 
 def schedule(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
-    """Run what runs by the clock: completes series whose quiet period is over."""
+    """Run what runs by the clock: completes series whose quiet period is over, lets old bytes go (`retention`)."""
     config, database, stop = _start_role("schedule", config_path, supervised)
     from iap_node.scheduler import run_scheduler
 
