@@ -25,6 +25,7 @@ _FEWEST_SLICES = 6  # before one of them can be called the odd one
 _IN_LINE_MM, _OFF_LINE_MM = 0.1, 1.0
 _ON_GRID, _OFF_GRID = 0.03, 0.1  # of the spacing
 _MOST_STACKS = 64
+_SMALLEST_SPACING_MM, _FARTHEST_MM = 1e-3, 1e5
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ def normal_of(orientation: str) -> Vector | None:
     numbers = [canonical_number(part) for part in orientation.split("\\")]
     if len(numbers) != 6:
         return None
-    rx, ry, rz, cx, cy, cz = (math.nan if number is None else number for number in numbers)
+    rx, ry, rz, cx, cy, cz = (0.0 if number is None or abs(number) > 2 else number for number in numbers)
     normal = (ry * cz - rz * cy, rz * cx - rx * cz, rx * cy - ry * cx)
     length = math.hypot(*normal)
     return (normal[0] / length, normal[1] / length, normal[2] / length) if length > 0.5 else None
@@ -87,7 +88,9 @@ def stacks(instances: Sequence[InstanceStatements]) -> list[Stack]:
             for place in image.places if stack is not None else ():
                 stated = place.get(tags.IMAGE_POSITION_PATIENT)
                 position = numbers_of(stated, 3)
-                if stack is not None and stated is not None and position is not None:
+                if stack is None or stated is None or position is None:
+                    continue
+                if max(map(abs, position)) < _FARTHEST_MM:
                     stack.positions.append(((position[0], position[1], position[2]), stated.raw))
     return found
 
@@ -103,8 +106,9 @@ def _stack(found: list[Stack], key: tuple[str, str, bool]) -> Stack | None:
             return stack
     if len(found) >= _MOST_STACKS:
         return None
-    spacing = canonical_number(spacing_raw)
-    found.append(Stack(normal, text, abs(spacing) if spacing else None, spacing_raw, original))
+    spacing = abs(canonical_number(spacing_raw) or 0.0)
+    known = spacing if _SMALLEST_SPACING_MM < spacing < _FARTHEST_MM else None
+    found.append(Stack(normal, text, known, spacing_raw, original))
     return found[-1]
 
 

@@ -85,7 +85,7 @@ def size(instance: InstanceStatements) -> Iterator[Doubt]:
     photometric = top.terms(tags.PHOTOMETRIC_INTERPRETATION)[:1]
     per_pixel = _SUBSAMPLED.get(photometric[0], per_pixel) if photometric and per_pixel == 3 else per_pixel
     expected = -(-rows * columns * per_pixel * frames * allocated // 8)
-    if pixels.stated_bytes - expected in (0, 1):
+    if 0 <= pixels.stated_bytes - expected < max(2, columns * per_pixel * allocated / 8):
         return
     evidence = (
         f"{title(tags.PIXEL_DATA)} has {pixels.stated_bytes} bytes; {rows:g} rows x {columns:g} columns x "
@@ -160,9 +160,9 @@ CHECKS = (
         "pixel-data-size",
         (tags.PIXEL_DATA, tags.ROWS, tags.COLUMNS, tags.NUMBER_OF_FRAMES, tags.BITS_ALLOCATED, tags.SAMPLES_PER_PIXEL),
         FindingKind.PIXELS, Severity.ERROR,
-        "bytes = Rows x Columns x Samples per Pixel x Number of Frames x Bits Allocated / 8, and at most one to pad",
+        "bytes = Rows x Columns x Samples per Pixel x Number of Frames x Bits Allocated / 8, and less than a row more",
         "PS3.5 8.1.1, A.1 to A.2, 7.1.1 (even length)",
-        "chroma that is stored for every other pixel",
+        "padding, also where it is longer than the one byte allowed; chroma that is stored for every other pixel",
         Scope.INSTANCE, size,
     ),
     Check(

@@ -91,5 +91,5 @@ def _finding(check: Check, doubt: Doubt, affected: int | None, instances: int) -
         severity=check.severity,
         evidence=f"{doubt.evidence}{where}",
         raw=doubt.raw[:RAW_TEXT_LIMIT],
-        suggested_value=doubt.suggested,
+        suggested_value=doubt.suggested if len(doubt.suggested or "") <= RAW_TEXT_LIMIT else None,
     )

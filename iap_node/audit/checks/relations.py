@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from iap_node.audit.checks import tags, vendors
 from iap_node.audit.checks.check import Check, Doubt, Scope, is_original, shown, title, written
+from iap_node.audit.checks.extent import cells, extents_mm, matrix_steps
 from iap_node.audit.checks.units import FIELD_TOLERANCE, GYROMAGNETIC_RATIOS, frequency_mhz, nominal_field
 from iap_node.dicom.parameters import canonical_matrix
 from iap_node.dicom.statements import Image, InstanceStatements
@@ -17,31 +18,6 @@ _DIAMETER_TOLERANCE = 0.02
 _SPACING_TOLERANCE = 0.005  # share: spacing is printed from positions, thickness from the protocol
 _THICKEST_IN_3D = 4.2  # thickness in spacings: zero filling by four along the slices is the most that is sold
 _THINNEST_IN_3D = 0.95
-
-
-def cells(image: Image, instance: InstanceStatements) -> tuple[float, float] | None:
-    """Rows and columns of one slice: of one tile where the image is a sheet."""
-    if instance.grid is not None:
-        return float(instance.grid.tile_rows), float(instance.grid.tile_columns)
-    rows, columns = image.number(tags.ROWS), image.number(tags.COLUMNS)
-    return (rows, columns) if rows and columns and not instance.grid_problem else None
-
-
-def extents_mm(image: Image, instance: InstanceStatements) -> tuple[float, float] | None:
-    """Height and width of one slice, mm."""
-    size, spacing = cells(image, instance), image.numbers(tags.PIXEL_SPACING, 2)
-    if size is None or spacing is None or min(spacing) <= 0:
-        return None
-    return size[0] * spacing[0], size[1] * spacing[1]
-
-
-def matrix_steps(image: Image) -> tuple[int, int] | None:
-    """Frequency and phase steps of Acquisition Matrix; None where it does not state exactly one of each."""
-    text = canonical_matrix(image.text(tags.ACQUISITION_MATRIX)) if image.text(tags.ACQUISITION_MATRIX) else None
-    if text is None:
-        return None
-    frequency, _, phase = text.partition("x")
-    return int(frequency), int(phase)
 
 
 # ---------------------------------------------------------------- field and timing
@@ -56,12 +32,12 @@ def field_and_frequency(image: Image, instance: InstanceStatements) -> Iterator[
     ratio = GYROMAGNETIC_RATIOS.get("1H" if terms[0] == "H" else terms[0])
     if ratio is None or abs(frequency / ratio - field) <= FIELD_TOLERANCE * field:
         return
-    others = [name for name, other in GYROMAGNETIC_RATIOS.items() if abs(frequency / other - field) <= 0.05 * field]
+    nearest = min(GYROMAGNETIC_RATIOS, key=lambda name: abs(frequency / GYROMAGNETIC_RATIOS[name] - field))
     meant, raw = frequency / ratio, image.text(tags.MAGNETIC_FIELD_STRENGTH)
-    if others:
+    if abs(frequency / GYROMAGNETIC_RATIOS[nearest] - field) <= FIELD_TOLERANCE * field:
         tag = tags.IMAGED_NUCLEUS if image.get(tags.IMAGED_NUCLEUS) is not None else tags.RESONANT_NUCLEUS
-        evidence = f"{written(frequency)} MHz at {written(field)} T is {others[0]}, the header says {shown(terms[0])}"
-        yield Doubt(tag, evidence, image.text(tag), others[0])
+        evidence = f"{written(frequency)} MHz at {written(field)} T is {nearest}, the header says {shown(terms[0])}"
+        yield Doubt(tag, evidence, image.text(tag), nearest)
         return
     nominal = nominal_field(meant)
     evidence = (
@@ -76,7 +52,7 @@ def echo_and_repetition(image: Image, instance: InstanceStatements) -> Iterator[
     echo, repetition = image.number(tags.ECHO_TIME), image.number(tags.REPETITION_TIME)
     if echo is None or repetition is None or not 0 < repetition <= echo:
         return
-    if _is_single_shot(image):
+    if _is_echo_shifted(image):
         return
     stated = image.get(tags.ECHO_TIME)
     assert stated is not None
@@ -84,10 +60,10 @@ def echo_and_repetition(image: Image, instance: InstanceStatements) -> Iterator[
     yield Doubt(stated.tag, evidence, stated.raw)
 
 
-def _is_single_shot(image: Image) -> bool:
-    """Echo planar that is not segmented: some write the spacing of its echoes as its repetition."""
-    terms, variants = image.terms(tags.SCANNING_SEQUENCE), image.terms(tags.SEQUENCE_VARIANT)
-    return "EP" in terms and "SK" not in variants and (image.number(tags.REPETITION_TIME) or 0) < 20
+def _is_echo_shifted(image: Image) -> bool:
+    """PRESTO and PSIF collect an echo in a later repetition than its excitation's."""
+    names = f"{image.text(tags.SEQUENCE_NAME)} {image.text(tags.PROTOCOL_NAME)}".casefold()
+    return "presto" in names or "psif" in names
 
 
 def readout_and_repetition(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
@@ -99,14 +75,14 @@ def readout_and_repetition(image: Image, instance: InstanceStatements) -> Iterat
     if bandwidth <= 0 or not 0 < echo < repetition or "RM" in image.terms(tags.SCANNING_SEQUENCE):
         return
     readout = 1000 / bandwidth
+    raw, tag = image.text(tags.PIXEL_BANDWIDTH), tags.PIXEL_BANDWIDTH
+    evidence = (
+        f"{title(tag)} {shown(raw)} Hz makes a readout of {readout:.4g} ms; with its echo at {written(echo)} ms it"
+    )
     if readout > 1.02 * repetition or echo + readout / 4 > 1.02 * repetition:
-        stated = image.get(tags.PIXEL_BANDWIDTH)
-        assert stated is not None
-        evidence = (
-            f"{title(stated.tag)} {shown(stated.raw)} Hz makes a readout of {readout:.4g} ms; with its echo at "
-            f"{written(echo)} ms it does not end within Repetition Time {written(repetition)} ms"
-        )
-        yield Doubt(stated.tag, evidence, stated.raw)
+        yield Doubt(tag, f"{evidence} does not end within Repetition Time {written(repetition)} ms", raw)
+    elif "EP" in image.terms(tags.SCANNING_SEQUENCE) and readout > 2 * echo:
+        yield Doubt(tag, f"{evidence} would begin before its excitation: echo planar reads whole lines", raw)
 
 
 def inversion_and_repetition(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
@@ -253,17 +229,19 @@ CHECKS = (
         Scope.IMAGE, field_and_frequency,
     ),
     Check(
-        "echo-time-and-repetition-time", (tags.ECHO_TIME, tags.REPETITION_TIME, tags.SCANNING_SEQUENCE),
+        "echo-time-and-repetition-time", (tags.ECHO_TIME, tags.REPETITION_TIME, tags.SEQUENCE_NAME, tags.PROTOCOL_NAME),
         FindingKind.CONTRADICTION, Severity.WARNING,
         "Echo Time < Repetition Time",
         "PS3.3 C.8.3.1: both count from an excitation, the repetition ends at the next; 161 of 161 real series hold it",
-        "repetition 0 or empty; single-shot echo planar with the spacing of its echoes as repetition",
+        "repetition 0 or empty; echo-shifted sequences, known by PRESTO or PSIF in the name of sequence or protocol",
         Scope.IMAGE, echo_and_repetition,
     ),
     Check(
         "readout-and-repetition-time",
-        (tags.PIXEL_BANDWIDTH, tags.ECHO_TIME, tags.REPETITION_TIME), FindingKind.CONTRADICTION, Severity.NOTE,
-        "1000 / Pixel Bandwidth <= 1.02 TR and TE + 250 / Pixel Bandwidth <= 1.02 TR, ms",
+        (tags.PIXEL_BANDWIDTH, tags.ECHO_TIME, tags.REPETITION_TIME, tags.SCANNING_SEQUENCE),
+        FindingKind.CONTRADICTION, Severity.NOTE,
+        "1000 / Pixel Bandwidth <= 1.02 TR and TE + 250 / Pixel Bandwidth <= 1.02 TR, ms; echo planar: 500 / Pixel "
+        "Bandwidth <= TE",
         "PS3.3 C.8.3.1: Hz per pixel, so a readout takes 1 / bandwidth; a quarter of it at least follows the echo",
         "partial echoes; derived images; research modes",
         Scope.IMAGE, readout_and_repetition,

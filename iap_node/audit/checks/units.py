@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from iap_node.audit.checks import tags, vendors
 from iap_node.audit.checks.check import Check, Doubt, Scope, is_original, shown, title, written
+from iap_node.audit.checks.extent import cells
 from iap_node.dicom.statements import Image, InstanceStatements
 from iap_node.records import FindingKind, Severity
 
@@ -24,6 +25,7 @@ _STRONGEST_T = 25.0  # MR microscopes; humans have been imaged at 11.7
 _WEAKEST_T = 0.001
 _GAUSS_PER_T, _MT_PER_T = 10_000, 1000
 _LOWEST_MHZ, _HIGHEST_MHZ = 0.04, 1200.0  # 1H from 1 mT to 28 T
+_LOWEST_CONVERTED_MHZ = 1.5  # below it kHz would be taken for Hz; 1H at 0.05 T has 2.1
 # Ultrashort echo times are tens of microseconds, the dead time of coils and receivers some: Weiger, Pruessmann 2019.
 _SHORTEST_TE_MS = 0.008
 _LONGEST_TE_MS = 5000.0  # T2 of water in vivo is below
@@ -53,7 +55,8 @@ def frequency_mhz(image: Image) -> float | None:
     if number is None or number <= 0:
         return None
     for factor in (1.0, 1e-6, 1e-3):
-        if _LOWEST_MHZ <= number * factor <= _HIGHEST_MHZ and (factor == 1.0 or number >= 2000.0):
+        lowest = _LOWEST_MHZ if factor == 1.0 else _LOWEST_CONVERTED_MHZ
+        if lowest <= number * factor <= _HIGHEST_MHZ:
             return number * factor
     return None
 
@@ -80,12 +83,17 @@ def magnetic_field(image: Image, instance: InstanceStatements) -> Iterator[Doubt
     if number is None or _WEAKEST_T <= number <= _STRONGEST_T:
         return
     raw = image.text(tag)
+    frequency = frequency_mhz(image) if image.terms(tags.IMAGED_NUCLEUS) in ((), ("1H",), ("H",)) else None
+    meant: list[tuple[str, float]] = []
     for per_tesla, unit in ((_GAUSS_PER_T, "gauss"), (_MT_PER_T, "mT")):
         nominal = nominal_field(number / per_tesla)
-        if nominal is not None:
-            yield Doubt(tag, f"{title(tag)} is {shown(raw)}, which is {nominal:g} T in {unit}", raw, written(nominal))
-            return
-    yield Doubt(tag, f"{title(tag)} is {shown(raw)} T, no field of an MR scanner", raw)
+        larmor = None if frequency is None else frequency / GYROMAGNETIC_RATIOS["1H"]
+        if nominal is not None and (larmor is None or abs(larmor - nominal) <= FIELD_TOLERANCE * nominal):
+            meant.append((unit, nominal))
+    listed = " or ".join(f"{nominal:g} T in {unit}" for unit, nominal in meant)
+    evidence = f", which is {listed}" if meant else " T, no field of an MR scanner"
+    suggested = written(meant[0][1]) if len(meant) == 1 else None
+    yield Doubt(tag, f"{title(tag)} is {shown(raw)}{evidence}", raw, suggested)
 
 
 def echo_time(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
@@ -191,10 +199,10 @@ def lengths(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
         raw = image.text(tags.SLICE_THICKNESS)
         yield Doubt(tags.SLICE_THICKNESS, f"{title(tags.SLICE_THICKNESS)} is {shown(raw)} mm: negative", raw)
     spacing = image.numbers(tags.PIXEL_SPACING, 2)
-    cells = image.number(tags.ROWS), image.number(tags.COLUMNS)
-    if spacing is None or not cells[0] or not cells[1]:
+    size = cells(image, instance)
+    if spacing is None or size is None:
         return
-    extents = (spacing[0] * cells[0], spacing[1] * cells[1])
+    extents = (spacing[0] * size[0], spacing[1] * size[1])
     if min(extents) < _SMALLEST_EXTENT_MM or max(extents) > _LARGEST_EXTENT_MM:
         raw = image.text(tags.PIXEL_SPACING)
         evidence = (
@@ -245,8 +253,10 @@ CHECKS = (
         Scope.IMAGE, imaging_frequency,
     ),
     Check(
-        "field-strength-unit", (tags.MAGNETIC_FIELD_STRENGTH,), FindingKind.UNIT, Severity.WARNING,
-        f"{_WEAKEST_T:g} to {_STRONGEST_T:g} T; beyond, gauss and mT are tried against nominal fields, 5 %",
+        "field-strength-unit", (tags.MAGNETIC_FIELD_STRENGTH, tags.IMAGING_FREQUENCY), FindingKind.UNIT,
+        Severity.WARNING,
+        f"{_WEAKEST_T:g} to {_STRONGEST_T:g} T; beyond, gauss and mT are tried against nominal fields and the "
+        "frequency, 5 %",
         "PS3.3 C.8.3.1 (T)",
         "low fields and animal scanners",
         Scope.IMAGE, magnetic_field,
