@@ -27,8 +27,8 @@ _TYPE_2 = (
 )  # fmt: skip
 _KNOWN_TO_THE_SCANNER = (tags.MANUFACTURER, tags.SLICE_THICKNESS, tags.REPETITION_TIME, tags.ECHO_TIME)
 _ENHANCED_TYPE_1 = (
-    tags.MANUFACTURER, tags.MANUFACTURER_MODEL_NAME, tags.DEVICE_SERIAL_NUMBER, tags.SOFTWARE_VERSIONS,
-    tags.IMAGE_TYPE, tags.MODALITY, tags.SAMPLES_PER_PIXEL, tags.PHOTOMETRIC_INTERPRETATION, tags.ROWS, tags.COLUMNS,
+    tags.MANUFACTURER, tags.MANUFACTURER_MODEL_NAME, tags.SOFTWARE_VERSIONS, tags.IMAGE_TYPE, tags.MODALITY,
+    tags.SAMPLES_PER_PIXEL, tags.PHOTOMETRIC_INTERPRETATION, tags.ROWS, tags.COLUMNS,
     tags.NUMBER_OF_FRAMES, tags.BITS_ALLOCATED, tags.BITS_STORED, tags.HIGH_BIT, tags.PIXEL_REPRESENTATION,
 )  # fmt: skip
 _ENHANCED_TYPE_1C = (tags.MAGNETIC_FIELD_STRENGTH, tags.MR_ACQUISITION_TYPE, tags.RESONANT_NUCLEUS)
@@ -167,7 +167,8 @@ CHECKS = (
         "enhanced-type-1-value", (*_ENHANCED_TYPE_1, *_ENHANCED_TYPE_1C), FindingKind.MISSING, Severity.WARNING,
         "type 1 elements of enhanced MR have a value, type 1C ones where Image Type value 1 is ORIGINAL or MIXED",
         "PS3.3 C.7.5.2 (Enhanced General Equipment), C.8.13.1, C.8.13.2",
-        "timing and geometry, which live in functional groups; derived maps without field strength",
+        "timing and geometry, which live in functional groups; derived maps without field "
+        "strength; Device Serial Number, which de-identification takes out",
         Scope.INSTANCE, enhanced_type_1,
     ),
 )  # fmt: skip
