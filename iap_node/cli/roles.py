@@ -105,8 +105,8 @@ def _serving(config: NodeConfig, database: Database, port: SharedPort | None = N
             archive.complete_series(session, series_instance_uids, datetime.now(UTC))
 
     on_release = complete_at_release if config.series.complete_on_release else None
-    # Threads that receive hold Python's lock for some 50 us at a time; with the default of 5 ms the thread that writes
-    # the rows would make each of them wait a hundred times as long.
+    # Threads that receive hold Python's lock for moments; with the default of 5 ms the thread that writes the rows
+    # would make each of them wait that long for its next one.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What is loaded by now stays: no need to look through it again and again for what is garbage.
     gc.freeze()
