@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from iap_node.audit.checks import tags
 from iap_node.audit.checks.check import Check, Doubt, Scope, shown, title
@@ -26,10 +27,21 @@ _PROTOCOL = (
     tags.BITS_ALLOCATED, tags.BITS_STORED, tags.HIGH_BIT, tags.PIXEL_REPRESENTATION,
     tags.NUMBER_OF_PHASE_ENCODING_STEPS,
 )  # fmt: skip
+# Perfusion series may begin with one image that is acquired for calibration.
+_PREPARED = frozenset({tags.REPETITION_TIME, tags.ECHO_TIME, tags.INVERSION_TIME, tags.FLIP_ANGLE})
+_WITH_REFERENCE = ("ASL", "PERFUSION")
 _RELATIVE_TOLERANCE = 1e-3  # vendors round one value differently from image to image
 _FEWEST_IMAGES = 5  # before one of them can be called the odd one
 _LARGEST_MINORITY = 0.1
 _SHOWN_VALUES = 3
+
+
+class _Kind(NamedTuple):
+    """What images that share a protocol have in common."""
+
+    plane: str
+    echo_numbers: str
+    image_type: str
 
 
 def one_per_series(instances: Sequence[InstanceStatements]) -> Iterator[Doubt]:
@@ -61,14 +73,16 @@ def protocol(instances: Sequence[InstanceStatements]) -> Iterator[Doubt]:
     """No single image, or one in ten, departs from a protocol that the others of its kind share."""
     if len(instances) < _FEWEST_IMAGES:
         return
-    kinds: dict[tuple[str, str, str], list[InstanceStatements]] = {}
+    kinds: dict[_Kind, list[InstanceStatements]] = {}
     for tag in _PROTOCOL:
         if len({_text(instance, tag) for instance in instances}) < 2:
             continue
         if not kinds:
             for instance in instances:
                 kinds.setdefault(_kind(instance), []).append(instance)
-        for alike in kinds.values():
+        for kind, alike in kinds.items():
+            if tag in _PREPARED and any(word in kind.image_type.upper() for word in _WITH_REFERENCE):
+                continue
             texts = [_text(instance, tag) for instance in alike]
             groups = sorted(_groups(texts), key=lambda group: (-len(group), group[0]))
             odd = len(texts) - len(groups[0])
@@ -87,11 +101,10 @@ def _text(instance: InstanceStatements, tag: int) -> str:
     return " | ".join(sorted({image.text(tag) for image in instance.images}))
 
 
-def _kind(instance: InstanceStatements) -> tuple[str, str, str]:
-    """Images that share a protocol: of one plane, one echo and one type."""
+def _kind(instance: InstanceStatements) -> _Kind:
     normal = normal_of(_text(instance, tags.IMAGE_ORIENTATION_PATIENT))
     plane = " ".join(f"{abs(round(component, 1)):g}" for component in normal) if normal else ""
-    return plane, _text(instance, tags.ECHO_NUMBERS), _text(instance, tags.IMAGE_TYPE)
+    return _Kind(plane, _text(instance, tags.ECHO_NUMBERS), _text(instance, tags.IMAGE_TYPE))
 
 
 def _groups(texts: Sequence[str]) -> list[list[str]]:
@@ -148,7 +161,8 @@ CHECKS = (
         "numbers within 0.1 %",
         "variants as CuBIDS sees them (Covitz et al. 2022, doi 10.1016/j.neuroimage.2022.119609); 159 of 159 real "
         "series hold it",
-        "echo times, inversion times, flip angles that alternate by design: groups larger than one in ten",
+        "echo times, inversion times, flip angles that alternate by design: groups larger than one in ten; the "
+        "calibration image of a perfusion series",
         Scope.SERIES, protocol,
     ),
 )  # fmt: skip

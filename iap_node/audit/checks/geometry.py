@@ -232,7 +232,7 @@ CHECKS = (
         Scope.SERIES, odd_position,
     ),
     Check(
-        "odd-orientation", (tags.IMAGE_ORIENTATION_PATIENT,), FindingKind.INCONSTANT, Severity.WARNING,
+        "odd-orientation", (tags.IMAGE_ORIENTATION_PATIENT,), FindingKind.INCONSTANT, Severity.NOTE,
         "of at least 7 slices not a single one has another orientation than all others (2 degrees)",
         "PS3.3 C.7.6.2.1.1",
         "localizers and radial series, which have more orientations than two",

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-SIEMENS, GE, PHILIPS, CANON, UIH, HITACHI = "Siemens", "GE", "Philips", "Canon", "UIH", "Hitachi"
+# As most of their scanners write Manufacturer (0008,0070).
+SIEMENS, GE, PHILIPS, CANON = "SIEMENS", "GE MEDICAL SYSTEMS", "Philips", "CANON_MEC"
+UIH, HITACHI = "UIH", "HITACHI"
 
 _NAMES = (
     (SIEMENS, re.compile(r"siemens", re.IGNORECASE)),
