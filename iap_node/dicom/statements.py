@@ -33,6 +33,7 @@ _FIRST_PIXELS, _LAST_PIXELS = 0x7FE00008, PIXEL_DATA  # Float, Double Float and 
 _MAX_INFLATED = 512 * 1024**2
 _MAX_PRIVATE_BYTES = 1024**2  # a CSA image header has some 12 kB
 _MAX_RAW = 1024  # characters kept of a value; PS3.5 6.2 gives the VRs read here 64, some times their multiplicity
+_SHARED_BYTES = 128  # values up to this length are shared between instances
 _FIRST_BYTES = 4096  # of a codestream: its header is in the first hundreds
 _ITEM = struct.Struct("<HHI")
 
@@ -195,7 +196,11 @@ def read_statements(file: InstanceFile) -> InstanceStatements:
         encoding = el.encoding_of(transfer_syntax_uid)
         found, beyond = el.walk(stream, encoding, _WANTED, _FIRST_PIXELS - 1, _MAX_PRIVATE_BYTES)
         character_set = found[0x00080005][1] if 0x00080005 in found else b""
-        stated = {tag: _stated(tag, *found[tag], encoding, character_set) for tag in found if tag in _TOP_LEVEL}
+        stated = {
+            tag: (_shared if len(element[1]) <= _SHARED_BYTES else _stated)(tag, *element, encoding, character_set)
+            for tag, element in found.items()
+            if tag in _TOP_LEVEL
+        }
         top = Image(stated, places=({tag: stated[tag] for tag in _PLACES if tag in stated},))
         frames = _integer(top.number(0x00280008), 1)
         pixels = _pixels(stream, beyond, frames)
@@ -228,6 +233,10 @@ def _stated(tag: int, header: bytes, value: bytes, encoding: el.Encoding, charac
     if "\\" in text:
         text = "\\".join(part.strip() for part in text.split("\\"))
     return Stated(tag, name, text)
+
+
+# Most elements of a series say the same in every instance: they are decoded once, and kept once.
+_shared = lru_cache(maxsize=4096)(_stated)
 
 
 @lru_cache(maxsize=256)

@@ -73,7 +73,7 @@ def imaging_frequency(image: Image, instance: InstanceStatements) -> Iterator[Do
             f"{title(stated.tag)} is {shown(stated.raw)}, which is {meant:.6g} MHz in {unit}; the standard says MHz"
         )
         yield Doubt(stated.tag, evidence, stated.raw, f"{meant:.9g}")
-    elif number < 0 or number > 0:
+    elif number != 0:
         yield Doubt(stated.tag, f"{title(stated.tag)} is {shown(stated.raw)} MHz, no frequency of MR", stated.raw)
 
 

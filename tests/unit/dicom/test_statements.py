@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,40 @@ def test_a_mosaic_without_its_count_has_a_problem_and_no_grid(make_mr: Make, wri
     read = read_statements(write_mr(make_mr(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])))
     assert read.grid is None
     assert "without its number of tiles" in read.grid_problem
+
+
+def test_equal_values_are_kept_once(make_mr: Make, write_mr: Write) -> None:
+    one, other = (read_statements(write_mr(make_mr(SOPInstanceUID=f"1.2.3.{number}"))) for number in range(2))
+    assert one.top.stated[ECHO_TIME] is other.top.stated[ECHO_TIME]
+    assert one.sop_instance_uid != other.sop_instance_uid
+
+
+@pytest.mark.parametrize("kind", ["classic", "enhanced", "encapsulated"])
+def test_damaged_bytes_are_read_or_refused_and_checked_whatever_they_say(
+    make_mr: Make, write_mr: Write, tmp_path: Path, kind: str
+) -> None:
+    made = {
+        "classic": lambda: make_mr(),
+        "enhanced": lambda: _enhanced(make_mr),
+        "encapsulated": lambda: _encapsulated(make_mr, [b"\xff\xd8\xff\xc3" * 8] * 2),
+    }[kind]()
+    sound = write_mr(made, RLELossless if kind == "encapsulated" else "1.2.840.10008.1.2.1").read_bytes()
+    rng = random.Random(5)
+    path, read = tmp_path / "damaged.dcm", 0
+    for _ in range(400):
+        damaged = bytearray(sound)
+        for _ in range(rng.choice((1, 3, 12))):
+            place = rng.randrange(132, len(damaged))
+            damaged[place : place + 4] = rng.choice(
+                (b"\xff\xff\xff\xff", b"\0\0\0\0", b"1e99", b"nan ", rng.randbytes(4))
+            )
+        path.write_bytes(damaged[: rng.randrange(200, len(damaged) + 1)] if rng.random() < 0.2 else damaged)
+        try:
+            check_series([read_statements(path)])
+        except UnreadableInstance:
+            continue
+        read += 1
+    assert 0 < read < 400
 
 
 def test_what_is_no_dicom_file_is_refused(tmp_path: Path) -> None:
