@@ -123,7 +123,7 @@ def repetition_time(image: Image, instance: InstanceStatements) -> Iterator[Doub
     """Repetition Time is in ms."""
     number, stated = image.number(tags.REPETITION_TIME), image.get(tags.REPETITION_TIME)
     if number is None or number == 0 or stated is None:
-        return  # single shots are repeated never: 0 or empty
+        return  # single shots are never repeated: 0 or empty
     shortest = _SHORTEST_SPIN_ECHO_TR_MS if _is_spin_echo(image) else _SHORTEST_TR_MS
     if shortest <= number <= _LONGEST_TR_MS:
         return
@@ -186,7 +186,9 @@ def lengths(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
     """Slice Thickness, Spacing Between Slices and the extent of the image are lengths in mm."""
     for tag in (tags.SLICE_THICKNESS, tags.SPACING_BETWEEN_SLICES):
         number, raw = image.number(tag), image.text(tag)
-        if number is None or _THINNEST_MM <= abs(number) <= _THICKEST_MM:
+        if number is not None and tag == tags.SPACING_BETWEEN_SLICES:
+            number = abs(number)
+        if number is None or _THINNEST_MM <= number <= _THICKEST_MM:
             continue
         if number == 0 and (tag == tags.SPACING_BETWEEN_SLICES or not is_original(image)):
             continue  # one slice has no spacing; a map of a whole volume no thickness
@@ -195,9 +197,6 @@ def lengths(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
             yield Doubt(tag, evidence, raw, written(number * 1000))
         else:
             yield Doubt(tag, f"{title(tag)} is {shown(raw)} mm, outside of {_THINNEST_MM:g} to {_THICKEST_MM:g}", raw)
-    if image.number(tags.SLICE_THICKNESS) is not None and (image.number(tags.SLICE_THICKNESS) or 0) < -_THINNEST_MM:
-        raw = image.text(tags.SLICE_THICKNESS)
-        yield Doubt(tags.SLICE_THICKNESS, f"{title(tags.SLICE_THICKNESS)} is {shown(raw)} mm: negative", raw)
     spacing = image.numbers(tags.PIXEL_SPACING, 2)
     size = cells(image, instance)
     if spacing is None or size is None:
