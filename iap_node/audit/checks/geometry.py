@@ -217,7 +217,7 @@ CHECKS = (
         (tags.SPACING_BETWEEN_SLICES, tags.IMAGE_POSITION_PATIENT, tags.IMAGE_ORIENTATION_PATIENT),
         FindingKind.CONTRADICTION, Severity.WARNING,
         "more than half of at least 3 steps along the normal are multiples of Spacing Between Slices, 2 %",
-        "PS3.3 C.7.6.2.1.1, C.8.3.1; 74 of 81 real series hold it, the others state a wrong spacing",
+        "PS3.3 C.7.6.2.1.1, C.8.3.1; real series that break it state a wrong spacing",
         "missing slices; groups of slices with a gap between them; volumes and echoes at one place; mosaics; derived "
         "images",
         Scope.SERIES, positions_and_spacing,

@@ -1,8 +1,8 @@
 """Who made a scanner, by the traces that manufacturers leave: names, models, private blocks, UIDs, software.
 
 Called by the checks, to forgive a habit to whom it belongs and to find a header that names the wrong one. The tables
-hold what the manufacturers' DICOM conformance statements say and real headers show; what is not in them is unknown,
-and of the unknown nothing is said.
+hold product names as they are sold and traces as real headers bear them, which no standard lists; what is not in them
+is unknown, and of the unknown nothing is said.
 """
 
 from __future__ import annotations
