@@ -232,7 +232,7 @@ CHECKS = (
         "echo-time-and-repetition-time", (tags.ECHO_TIME, tags.REPETITION_TIME, tags.SEQUENCE_NAME, tags.PROTOCOL_NAME),
         FindingKind.CONTRADICTION, Severity.WARNING,
         "Echo Time < Repetition Time",
-        "PS3.3 C.8.3.1: both count from an excitation, the repetition ends at the next; holds on all real series measured",
+        "PS3.3 C.8.3.1: both count from an excitation; the repetition ends at the next. Holds on all real series",
         "repetition 0 or empty; echo-shifted sequences, known by PRESTO or PSIF in the name of sequence or protocol",
         Scope.IMAGE, echo_and_repetition,
     ),
