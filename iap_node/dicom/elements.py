@@ -139,12 +139,14 @@ def walk(
     max_value_bytes: int = MAX_VALUE_BYTES,
     max_sequence_bytes: int = MAX_SEQUENCE_BYTES,
     max_steps: int = MAX_STEPS,
+    places: list[int] | None = None,
 ) -> tuple[dict[int, Element], Place | None]:
     """The wanted top-level elements, and where the first one beyond `stop_after` is.
 
     Left out are values longer than `max_value_bytes`, sequences longer than `max_sequence_bytes`, and a value that
     the end of the data set cuts off. The second result is None when the data set ended first. A stream is read from
-    where it is, and left anywhere; places count from its start.
+    where it is, and left anywhere; places count from its start. Where each top-level element begins is appended to
+    `places`, if given.
 
     Raises
     ------
@@ -156,7 +158,7 @@ def walk(
     buffer, last, place = window.buffer, window.last, 0
     implicit = encoding.implicit and not _begins_explicit(buffer)
     unpack_start, unpack_explicit, unpack_implicit, _ = _UNPACK[encoding.little]
-    passed = frozenset() if implicit else _passed(wanted, stop_after, encoding.little)
+    passed = frozenset() if implicit or places is not None else _passed(wanted, stop_after, encoding.little)
     header_bytes = SHORT_HEADER_BYTES
     vr = b""
     steps_within = max_steps
@@ -182,6 +184,8 @@ def walk(
         tag = group << 16 | number
         if tag > stop_after:
             return elements, Place(tag, vr, window.base + place, window.base + value, length)
+        if places is not None:
+            places.append(window.base + place)
         if length == UNDEFINED:
             header, begin = buffer[place:value], window.base + value
             place, steps_within = _skip_undefined(window, value, encoding, implicit, steps_within)

@@ -18,6 +18,7 @@ from iap_node.dicom import elements as el
 from iap_node.dicom.deflated import InflatedStream, inflate
 from iap_node.dicom.elements import Element, Encoding, Place
 from iap_node.dicom.file_slice import InstanceFile
+from iap_node.dicom.recurring import RecurringHeaders
 from iap_node.dicom.values import decode_text
 from iap_node.errors import UnreadableInstance
 from iap_node.records import InstanceHeader
@@ -65,7 +66,14 @@ _INTEGER_STRINGS = {
     0x00280008: "number_of_frames",
 }
 _UNSIGNED_SHORTS = {0x00280010: "rows", 0x00280011: "columns"}
-_WANTED = frozenset({_SPECIFIC_CHARACTER_SET, _STUDY_DATE, *_UIDS, *_TEXTS, *_INTEGER_STRINGS, *_UNSIGNED_SHORTS})
+_FIELDS = {  # of InstanceHeader
+    _STUDY_DATE: "study_date",
+    **{tag: uid.field for tag, uid in _UIDS.items()},
+    **_TEXTS,
+    **_INTEGER_STRINGS,
+    **_UNSIGNED_SHORTS,
+}
+_WANTED = frozenset({_SPECIFIC_CHARACTER_SET, *_FIELDS})
 _LAST = max(_WANTED)
 
 _TRANSFER_SYNTAX_UID = 0x00020010
@@ -79,6 +87,7 @@ _DEFLATED_HEADER_LIMIT = 256 * 1024**2  # a header beyond this is a bomb
 MAX_HEADER_ELEMENTS = 100_000  # and items, up to Columns; the real headers that we have hold 414 at most
 
 
+@lru_cache(1024)  # each UID of an instance is looked at several times, most of them with all the others of its series
 def is_safe_uid(uid: str) -> bool:
     """Whether `uid` is 1 to 64 digits and single inner dots: safe as a file name, harmless in a log.
 
@@ -157,21 +166,29 @@ def scan_instance_header(dataset: bytes | memoryview | BinaryIO, transfer_syntax
     return _header(found, encoding, transfer_syntax_uid)
 
 
-def scan_first_bytes(head: bytes | memoryview, transfer_syntax_uid: str) -> InstanceHeader | None:
-    """As `scan_instance_header`, of the first bytes of a data set; None where they may not hold all that is wanted.
+class HeaderScanner:
+    """Scans the headers that come in one after the other from one sender. Not for several threads at once."""
 
-    Raises
-    ------
-    UnreadableInstance
-        See there.
-    """
-    if transfer_syntax_uid in el.DEFLATED:
-        return None
-    encoding = el.encoding_of(transfer_syntax_uid)
-    found, beyond = el.walk(
-        head, encoding, _WANTED, _LAST, max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS
-    )
-    return None if beyond is None else _header(found, encoding, transfer_syntax_uid)
+    def __init__(self) -> None:
+        self._recurring: dict[Encoding, RecurringHeaders] = {}
+
+    def scan_first_bytes(self, head: bytes | memoryview, transfer_syntax_uid: str) -> InstanceHeader | None:
+        """As `scan_instance_header`, of the first bytes of a data set; None where they may not hold all that is wanted.
+
+        Raises
+        ------
+        UnreadableInstance
+            See there.
+        """
+        if transfer_syntax_uid in el.DEFLATED or not is_safe_uid(transfer_syntax_uid):
+            return None
+        encoding = el.encoding_of(transfer_syntax_uid)
+        if encoding not in self._recurring:
+            self._recurring[encoding] = RecurringHeaders(
+                encoding, _WANTED, _LAST, max_value_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS
+            )
+        found = self._recurring[encoding].walk(head)
+        return None if found is None else _header(found, encoding, transfer_syntax_uid)
 
 
 def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: str) -> InstanceHeader:
@@ -179,16 +196,8 @@ def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: 
     fields: dict[str, Any] = {"transfer_syntax_uid": transfer_syntax_uid}
     character_set = found[_SPECIFIC_CHARACTER_SET][1] if _SPECIFIC_CHARACTER_SET in found else b""
     for tag, (_, value) in found.items():
-        if tag in _TEXTS:
-            fields[_TEXTS[tag]] = _text(value, character_set)
-        elif tag in _UIDS:
-            fields[_UIDS[tag].field] = value.decode("latin-1").strip(" \0")
-        elif tag in _INTEGER_STRINGS:
-            fields[_INTEGER_STRINGS[tag]] = _integer_string(value)
-        elif tag in _UNSIGNED_SHORTS:
-            fields[_UNSIGNED_SHORTS[tag]] = _unsigned_short(value, encoding.little)
-        elif tag == _STUDY_DATE:
-            fields["study_date"] = _date(value)
+        if tag != _SPECIFIC_CHARACTER_SET:
+            fields[_FIELDS[tag]] = _converted(tag, value, character_set, encoding.little)
     for name, field in _UIDS.values():
         uid = fields.get(field, "")
         if not is_safe_uid(uid):
@@ -198,8 +207,15 @@ def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: 
     return InstanceHeader(**fields)
 
 
-# The texts of an instance are mostly those of the one before it.
-_text = lru_cache(maxsize=256)(decode_text)
+@lru_cache(maxsize=1024)  # the values of an instance are mostly those of the one before it
+def _converted(tag: int, value: bytes, character_set: bytes, is_little_endian: bool) -> str | int | None:
+    if tag in _TEXTS:
+        return decode_text(value, character_set)
+    if tag in _UIDS:
+        return value.decode("latin-1").strip(" \0")
+    if tag in _INTEGER_STRINGS:
+        return _integer_string(value)
+    return _unsigned_short(value, is_little_endian) if tag in _UNSIGNED_SHORTS else _date(value)
 
 
 def _date(value: bytes) -> str:

@@ -34,10 +34,12 @@ class Associations:
     """Bookkeeping over all open associations; every method may be called from any thread."""
 
     def __init__(self, places: Places) -> None:
-        self._changed = threading.Condition()
+        self._turn = threading.Lock()
+        self._changed = threading.Condition(self._turn)
         self._places = places
         self._place_of: dict[Association, int] = {}
         self._activities: dict[Association, Activity] = {}
+        self._n_busy = 0
         self._draining = False
 
     def admit(self, assoc: Association, peer: str) -> Full | None:
@@ -46,21 +48,23 @@ class Associations:
         place = self._places.take(peer)
         if isinstance(place, Full):
             return place
-        with self._changed:
+        with self._turn:
             self._place_of[assoc] = place
         return None
 
     def opened(self, assoc: Association, calling_ae_title: str, source_address: str) -> None:
         """An association was established."""
         self.forget_ended()
-        with self._changed:
+        with self._turn:
             self._activities[assoc] = Activity(calling_ae_title, source_address, finished=self._draining)
             self._changed.notify_all()
 
     def closed(self, assoc: Association) -> Activity | None:
         """An association ended, for whatever reason, or came to nothing; None when that is known already."""
-        with self._changed:
+        with self._turn:
             activity = self._activities.pop(assoc, None)
+            if activity is not None:
+                self._n_busy -= activity.busy
             place = self._place_of.pop(assoc, None)
             self._changed.notify_all()
         if place is not None:
@@ -70,30 +74,33 @@ class Associations:
     def forget_ended(self) -> None:
         """Close those whose threads ended without telling: they broke down, or the peer was gone before it had its
         answer."""
-        with self._changed:
+        with self._turn:
             ended = [assoc for assoc in {*self._activities, *self._place_of} if not assoc.is_alive()]
         for assoc in ended:
             self.closed(assoc)
 
     def message_started(self, assoc: Association) -> None:
         """A P-DATA-TF came in."""
-        with self._changed:
+        with self._turn:
             activity = self._activities.get(assoc)
-            if activity is not None and not activity.finished:
+            if activity is not None and not activity.finished and not activity.busy:
                 activity.busy = True
+                self._n_busy += 1
 
     def message_answered(self, assoc: Association) -> None:
         """A P-DATA-TF went out."""
-        with self._changed:
+        with self._turn:
             activity = self._activities.get(assoc)
             if activity is not None:
+                self._n_busy -= activity.busy
                 activity.busy = False
-                activity.finished = self._draining
-                self._changed.notify_all()
+                if self._draining:
+                    activity.finished = True
+                    self._changed.notify_all()
 
     def accepted(self, assoc: Association, series_instance_uid: str) -> None:
         """An instance of this association is durable, and its sender is told so."""
-        with self._changed:
+        with self._turn:
             activity = self._activities.get(assoc)
             if activity is not None:
                 activity.n_accepted += 1
@@ -101,19 +108,18 @@ class Associations:
 
     def failed(self, assoc: Association) -> None:
         """An instance of this association was not accepted."""
-        with self._changed:
+        with self._turn:
             activity = self._activities.get(assoc)
             if activity is not None:
                 activity.n_failed += 1
 
     def n_busy(self) -> int:
         """How many are receiving, filing or answering something."""
-        with self._changed:
-            return sum(activity.busy for activity in self._activities.values())
+        return self._n_busy
 
     def count(self) -> int:
         """How many associations are open."""
-        with self._changed:
+        with self._turn:
             return len(self._activities)
 
     def wait_for_finished(self, deadline_s: float) -> list[Association]:
@@ -127,7 +133,7 @@ class Associations:
         deadline_s
             By `time.monotonic`. After it, every association counts as finished.
         """
-        with self._changed:
+        with self._turn:
             if not self._draining:
                 self._draining = True
                 for activity in self._activities.values():

@@ -23,6 +23,7 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SOPClassCommonExtendedNegotiation
 from pynetdicom.presentation import PresentationContextTuple
 
+from iap_node.dicom.part10 import HeaderScanner
 from iap_node.dicom.status import StoreStatus
 from iap_node.errors import RetriableError, UnreadableInstance, where
 from iap_node.listener.admission import Admission, crowding, storage_service, supported_contexts
@@ -141,7 +142,7 @@ class Handlers:
     def on_established(self, event: evt.Event) -> None:
         """Note a new association."""
         assoc: Association = event.assoc
-        calling_ae_title, address = _peer(assoc)
+        calling_ae_title, address = peer_of(assoc)
         self._associations.opened(assoc, calling_ae_title, address)
         log.info(
             "association established", calling_ae_title=calling_ae_title, source_address=address,
@@ -196,7 +197,7 @@ class Handlers:
 
     def on_c_echo(self, event: evt.Event) -> int:
         """Answer a verification (PS3.4 Annex A)."""
-        calling_ae_title, address = _peer(event.assoc)
+        calling_ae_title, address = peer_of(event.assoc)
         log.debug("verification", calling_ae_title=calling_ae_title, source_address=address)
         return StoreStatus.SUCCESS
 
@@ -217,7 +218,7 @@ class Handlers:
 
     def _receive(self, assoc: Association, request: C_STORE, context: PresentationContextTuple) -> ReceivedInstance:
         self._refuse_while_disk_is_low()
-        calling_ae_title, address = _peer(assoc)
+        calling_ae_title, address = peer_of(assoc)
         return self._intake.accept_whole(
             request.DataSet.getvalue() if request.DataSet else b"",  # shares its memory with the request
             Request(
@@ -235,10 +236,13 @@ class Handlers:
         """The first fragment of a message came in."""
         self._associations.message_started(assoc)
 
-    def open_store(
-        self, assoc: Association, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
-    ) -> Reception:
+    def open_store(self, request: Request, scanner: HeaderScanner) -> Reception:
         """A C-STORE-RQ came in; its data set is still to come.
+
+        Parameters
+        ----------
+        scanner
+            Of the association.
 
         Raises
         ------
@@ -246,10 +250,7 @@ class Handlers:
             The disk is low (`DiskLow`) or does not work.
         """
         self._refuse_while_disk_is_low()
-        calling_ae_title, address = _peer(assoc)
-        return self._intake.open(
-            Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, address)
-        )
+        return self._intake.open(request, scanner)
 
     def check_store(self, n_bytes: int) -> None:
         """The data set of a store has so many bytes so far; for large ones called again and again.
@@ -338,10 +339,10 @@ class Handlers:
 
 
 def _logged(assoc: Association, sop_instance_uid: str) -> Any:
-    return log.bind(sop_instance_uid=sop_instance_uid, calling_ae_title=_peer(assoc)[0])
+    return log.bind(sop_instance_uid=sop_instance_uid, calling_ae_title=peer_of(assoc)[0])
 
 
-def _peer(assoc: Association) -> tuple[str, str]:
+def peer_of(assoc: Association) -> tuple[str, str]:
     """Calling AE title and address of the sender."""
     return str(assoc.requestor.ae_title).strip(), str(assoc.requestor.address)
 

@@ -10,6 +10,7 @@ hears an error.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from functools import partial
 import structlog
 
 from iap_node.database.engine import Database
-from iap_node.dicom.part10 import file_preamble, is_safe_uid
+from iap_node.dicom.part10 import HeaderScanner, file_preamble, is_safe_uid
 from iap_node.dicom.sop_classes import why_not_analysed
 from iap_node.errors import RetriableError, UnreadableInstance
 from iap_node.listener.patients import patient_hash
@@ -89,7 +90,7 @@ class Intake:
         return self._submit(self._keep_whole(dataset, request))
 
     def _keep_whole(self, dataset: bytes, request: Request) -> ReceivedInstance:
-        reception = self._open(request)
+        reception = self._open(request, HeaderScanner())
         try:
             reception.write(dataset)
             return self._keep(reception)
@@ -98,10 +99,15 @@ class Intake:
 
     # ------------------------------------------------------------ piece by piece
 
-    def open(self, request: Request) -> Reception:
+    def open(self, request: Request, scanner: HeaderScanner) -> Reception:
         """Begin an instance whose data set is still to come.
 
         `write` what comes, then `accept` it; `drop` it in any case, which does nothing to what is accepted.
+
+        Parameters
+        ----------
+        scanner
+            Of the association, so that it knows the headers that came before.
 
         Raises
         ------
@@ -109,7 +115,7 @@ class Intake:
             The disk does not work, or the database is away; nothing is left behind.
         """
         self._refuse_if_away()
-        return self._open(request)
+        return self._open(request, scanner)
 
     def accept(self, reception: Reception) -> ReceivedInstance:
         """Make an instance durable whose data set is written; its row follows.
@@ -164,12 +170,12 @@ class Intake:
         if reason is not None:
             raise RetriableError(reason)
 
-    def _open(self, request: Request) -> Reception:
+    def _open(self, request: Request, scanner: HeaderScanner) -> Reception:
         uids = (request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
         head = b""
         if all(map(is_safe_uid, uids)):
             head = file_preamble(*uids, source_ae_title=request.calling_ae_title)[PREAMBLE_BYTES:]
-        return Reception(request, self._spool, head)
+        return Reception(request, self._spool, head, scanner)
 
     def _keep(self, reception: Reception) -> ReceivedInstance:
         received_at = self._now()
@@ -188,7 +194,6 @@ class Intake:
             series_instance_uid=header.series_instance_uid,
             sop_instance_uid=header.sop_instance_uid,
         )
-        reception.is_kept = True
         return ReceivedInstance(
             header=header,
             spool_path=spool_path,
@@ -207,14 +212,10 @@ class Intake:
     def _identify(self, reception: Reception) -> InstanceHeader:
         header = reception.scan()
         request = reception.request
-        for name, said, found in (
-            ("SOP Instance UID", request.sop_instance_uid, header.sop_instance_uid),
-            ("SOP Class UID", request.sop_class_uid, header.sop_class_uid),
-        ):
-            if said != found:
-                raise InstanceMismatch(
-                    f"{name}: the C-STORE-RQ says {said[:64]!r}, the data set {found}; correct it at the sender"
-                )
+        if request.sop_instance_uid != header.sop_instance_uid:
+            raise _mismatch("SOP Instance UID", request.sop_instance_uid, header.sop_instance_uid)
+        if request.sop_class_uid != header.sop_class_uid:
+            raise _mismatch("SOP Class UID", request.sop_class_uid, header.sop_class_uid)
         return header
 
     def _put_aside(self, reception: Reception, reason: str, received_at: datetime) -> None:
@@ -223,11 +224,18 @@ class Intake:
         part_10 = "yes" if reception.is_part_10 else "no: a UID of the request is none; the bytes are the bare data set"
         facts = {"reason": reason, **asdict(request), "part_10": part_10}
         with disk_errors_are_retriable(self._spool.root):
-            file = reception.instance.as_file()
-            reception.instance.flush()
-        spool_path, new = put_aside(self._spool, self._database, file, facts, received_at)
-        reception.is_kept = True
+            file = reception.instance.take_file()
+        with contextlib.ExitStack() as undo:
+            undo.callback(file.discard)
+            spool_path, new = put_aside(self._spool, self._database, file, facts, received_at)
+            undo.pop_all()
         log.warning(
             "instance quarantined", sop_instance_uid=request.sop_instance_uid, reason=reason, spool_path=spool_path,
             calling_ae_title=request.calling_ae_title, seen_before=not new,
         )  # fmt: skip
+
+
+def _mismatch(name: str, said: str, found: str) -> InstanceMismatch:
+    return InstanceMismatch(
+        f"{name}: the C-STORE-RQ says {said[:64]!r}, the data set {found}; correct it at the sender"
+    )

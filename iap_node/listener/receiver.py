@@ -4,8 +4,9 @@
 but plain C-STORE requests anyway: negotiation, TLS, release, abort, timers and other services are its own. What is
 no C-STORE-RQ on an accepted storage context is handed to it as it came.
 
-Bounded per association, whatever a peer sends: one buffer, one command set, one data set of another service. A
-data set that is to be stored goes to the disk fragment by fragment. A peer that breaks the protocol gets A-ABORT.
+Bounded per association, whatever a peer sends: one buffer, one command set, one data set of another service, and a
+piece of the spool's memory for the data set that comes in, most of which is read from the socket to where the disk
+takes it. A peer that breaks the protocol gets A-ABORT.
 Source: PS3.8 9.3.5 and Annex E.
 """
 
@@ -22,6 +23,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
+from iap_node.dicom.part10 import HeaderScanner
 from iap_node.errors import RetriableError, where
 from iap_node.listener.admission import is_storage
 from iap_node.listener.command_set import (
@@ -41,9 +43,9 @@ from iap_node.listener.command_set import (
     decode_command,
     encode_store_response,
 )
-from iap_node.listener.handlers import Handlers
+from iap_node.listener.handlers import Handlers, peer_of
 from iap_node.listener.limits import InstanceTooLarge, PeerOutOfBounds
-from iap_node.listener.reception import Reception
+from iap_node.listener.reception import Reception, Request
 from iap_node.listener.upper_layer import (
     CONNECTION_CLOSED,
     INVALID_PDU,
@@ -57,9 +59,10 @@ from iap_node.listener.upper_layer import (
 )
 from iap_node.records import ReceivedInstance
 
-BUFFER_BYTES = 524_288  # one per association; an instance that fits is written at once
+BUFFER_BYTES = 65_536  # one per association: headers, commands, and what comes together with them
 CHECK_BYTES = 1024**2  # of a data set; how often it is asked whether that is too much
-MAX_COMMAND_BYTES = 65_536  # a C-STORE-RQ has about 200
+DIRECT_BYTES = 16_384  # of a fragment that are still to come: worth a read of their own, to where they belong
+MAX_COMMAND_BYTES = BUFFER_BYTES  # a C-STORE-RQ has about 200
 MAX_OTHER_DATA_SET_BYTES = 1024**2  # of a service that is not storage; we offer none that has one
 
 log = structlog.get_logger("receiver")
@@ -124,7 +127,10 @@ class Receiver:
         self._phase = _Phase.COMMAND
         self._context_id = 0  # of the message that is coming in; 0 between messages
         self._command = bytearray()
-        self._request: dict[int, bytes] = {}
+        self._command_set: dict[int, bytes] = {}
+        self._scanner = HeaderScanner()
+        self._sender = ("", "")  # calling AE title, address
+        self._storage: dict[int, str] = {}  # transfer syntaxes of the contexts by which stores came
         self._n_other = 0
         self._reception: Reception | None = None
         self._n_data_set = self._check_at = 0  # bytes of the data set so far, and when to ask whether that is too much
@@ -137,6 +143,7 @@ class Receiver:
             return
         if not self._started:
             self._started = True
+            self._sender = peer_of(self._assoc)
             self._buffer = memoryview(bytearray(BUFFER_BYTES))
             self._wire.stop_blocking()
         self._has_news = not self._messages.msg_queue.empty()
@@ -173,7 +180,7 @@ class Receiver:
             return
         if pdu_type not in PDU_TYPES or length > MAX_CONTROL_PDU_BYTES:
             raise _Violation(f"a PDU of type {pdu_type:02X}H and {length} bytes")
-        cast(UpperLayer, self._assoc.dul).indicate_pdu(header + b"".join(map(bytes, self._pieces(length))))
+        cast(UpperLayer, self._assoc.dul).indicate_pdu(header + b"".join(self._pieces(length)))
         raise AssociationEnded  # every PDU other than P-DATA-TF ends it
 
     def _read_item(self) -> None:
@@ -210,36 +217,60 @@ class Receiver:
             return
         encoded, self._command = bytes(self._command), bytearray()
         try:
-            self._request = decode_command(encoded)
+            self._command_set = decode_command(encoded)
         except ValueError as error:
             raise _Violation(f"a command set {error}") from None
-        if self._request.get(COMMAND_FIELD) == N_EVENT_REPORT_RQ:
+        if self._command_set.get(COMMAND_FIELD) == N_EVENT_REPORT_RQ:
             raise _Violation("an event report: pynetdicom would start a thread for each, and we asked for none")
-        has_data_set = self._request.get(COMMAND_DATA_SET_TYPE) != NO_DATA_SET
-        context = self._assoc._accepted_cx[context_id]
-        is_store = self._request.get(COMMAND_FIELD) == C_STORE_RQ and len(self._request.get(MESSAGE_ID, b"")) == 2
-        if is_store and has_data_set and is_storage(str(context.abstract_syntax)):
+        has_data_set = self._command_set.get(COMMAND_DATA_SET_TYPE) != NO_DATA_SET
+        field, message_id = self._command_set.get(COMMAND_FIELD), self._command_set.get(MESSAGE_ID, b"")
+        is_store = field == C_STORE_RQ and len(message_id) == 2 and has_data_set
+        if is_store and self._is_storage(context_id):
             self._phase = _Phase.DATA_SET
-            self._open_store(str(context.transfer_syntax[0]))
+            self._open_store(self._storage[context_id])
         else:
             self._phase = _Phase.OTHER_DATA_SET if has_data_set else _Phase.COMMAND
             self._hand_over(IS_COMMAND | IS_LAST, encoded)
             if not has_data_set:
                 self._context_id = 0
 
+    def _is_storage(self, context_id: int) -> bool:
+        """Whether a context is one of the Storage Service Class."""
+        if context_id not in self._storage:
+            context = self._assoc._accepted_cx[context_id]
+            if is_storage(str(context.abstract_syntax)):
+                self._storage[context_id] = str(context.transfer_syntax[0])
+        return context_id in self._storage
+
     def _read_data_set(self, size: int, *, is_last: bool) -> None:
-        for piece in self._pieces(size):
-            self._n_data_set += len(piece)
+        left = size
+        while left:
             try:
+                n_bytes = self._receive(left)
+                left -= n_bytes
+                self._n_data_set += n_bytes
                 if self._n_data_set >= self._check_at:
                     self._check_at = self._n_data_set + CHECK_BYTES
                     self._handlers.check_store(self._n_data_set)
-                if self._reception is not None:
-                    self._reception.write(piece)
             except (RetriableError, InstanceTooLarge) as error:
                 self._fail(error)
         if is_last:
             self._answer_store()
+
+    def _receive(self, at_most: int) -> int:
+        """Take some of the next bytes into the data set that comes in; how many."""
+        reception = self._reception
+        if self._start == self._end:
+            if reception is not None and at_most >= DIRECT_BYTES:
+                n_bytes = self._read(reception.room(at_most))
+                reception.came(n_bytes)
+                return n_bytes
+            self._fill()
+        piece = self._buffer[self._start : min(self._end, self._start + at_most)]
+        if reception is not None:
+            reception.write(piece)
+        self._start += len(piece)
+        return len(piece)
 
     def _fail(self, error: RetriableError | InstanceTooLarge) -> None:
         """The data set that comes in cannot be stored; that is told in the answer, which comes after it."""
@@ -250,7 +281,7 @@ class Receiver:
         self._n_other += size
         if self._n_other > MAX_OTHER_DATA_SET_BYTES:
             raise _Violation(f"a data set of more than {MAX_OTHER_DATA_SET_BYTES} bytes for a service we do not offer")
-        self._hand_over(control, b"".join(map(bytes, self._pieces(size))))
+        self._hand_over(control, b"".join(self._pieces(size)))
         if control & IS_LAST:
             self._phase, self._context_id, self._n_other = _Phase.COMMAND, 0, 0
 
@@ -268,22 +299,19 @@ class Receiver:
         self._failure = None
         self._n_data_set, self._check_at = 0, CHECK_BYTES
         try:
-            self._reception = self._handlers.open_store(
-                self._assoc,
-                sop_class_uid=self._uid(AFFECTED_SOP_CLASS_UID),
-                sop_instance_uid=self._uid(AFFECTED_SOP_INSTANCE_UID),
-                transfer_syntax_uid=transfer_syntax_uid,
-            )
+            uids = self._uid(AFFECTED_SOP_CLASS_UID), self._uid(AFFECTED_SOP_INSTANCE_UID)
+            request = Request(*uids, transfer_syntax_uid, *self._sender)
+            self._reception = self._handlers.open_store(request, self._scanner)
         except RetriableError as error:  # told in the answer, which comes after the data set
             self._failure = error
 
     def _uid(self, element: int) -> str:
-        return self._request.get(element, b"").decode("ascii", "replace").strip(" \0")
+        return self._command_set.get(element, b"").decode("ascii", "replace").strip(" \0")
 
     def _answer_store(self) -> None:
         answer, kept = self._handlers.answer_store(self._assoc, self._uid(AFFECTED_SOP_INSTANCE_UID), self._keep)
         self._drop()
-        response = encode_store_response(self._request, answer)
+        response = encode_store_response(self._command_set, answer)
         longest = (self._assoc.requestor.maximum_length or 0) - ITEM_HEADER.size  # of a fragment; 0: unlimited
         self._wire.send(command_pdus(self._context_id, response, longest & ~1 if longest > 1 else len(response)))
         self._phase, self._context_id = _Phase.COMMAND, 0
@@ -319,23 +347,27 @@ class Receiver:
         self._start += size
         return piece
 
-    def _pieces(self, size: int) -> Iterator[memoryview]:
-        """The next bytes as they come, without a copy; each piece is good until `_make_room`."""
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        """The next bytes as they come."""
         while size:
             if self._start == self._end:
                 self._fill()
-            piece = self._buffer[self._start : min(self._end, self._start + size)]
-            self._start += len(piece)
+            yield (piece := self._take(min(self._end - self._start, size)))
             size -= len(piece)
-            yield piece
 
     def _fill(self) -> None:
-        """Read at least one byte; waits for it."""
-        if self._reception is None and self._start == self._end:
+        """Read at least one byte into the buffer; waits for it."""
+        if self._start == self._end:
             self._start = self._end = 0
         elif self._end == len(self._buffer):
-            self._make_room()
-        while (size := self._wire.read_into(self._buffer[self._end :])) is None:
+            rest = bytes(self._buffer[self._start : self._end])
+            self._start, self._end = 0, len(rest)
+            self._buffer[: self._end] = rest
+        self._end += self._read(self._buffer[self._end :])
+
+    def _read(self, view: memoryview) -> int:
+        """Read at least one byte; waits for it."""
+        while (size := self._wire.read_into(view)) is None:
             waits_since_s = time.monotonic()
             if not self._wire.wait():
                 self._check_association()
@@ -346,19 +378,8 @@ class Receiver:
         if not size:
             raise ConnectionResetError
         self._pace.received(size)
-        self._end += size
         self._assoc.dul._idle_timer.restart()
-
-    def _make_room(self) -> None:
-        """Move what is not used yet to the start of the buffer; what came before it is written out."""
-        if self._reception is not None:
-            try:
-                self._reception.flush()
-            except RetriableError as error:
-                self._fail(error)
-        rest = bytes(self._buffer[self._start : self._end])
-        self._start, self._end = 0, len(rest)
-        self._buffer[: self._end] = rest
+        return size
 
     def _check_association(self) -> None:
         """Whatever else ends an association; pynetdicom's thread, in which we are, acts on it."""

@@ -99,9 +99,9 @@ class Registrar:
         self._hash_of = hash_of
         self._spool = spool
         self._database = database
-        turn = threading.RLock()
-        self._changed = threading.Condition(turn)
-        self._has_room = threading.Condition(turn)
+        self._turn = threading.Lock()
+        self._changed = threading.Condition(self._turn)
+        self._has_room = threading.Condition(self._turn)
         self._waiting: deque[_Entry | _Call] = deque()
         self._n_urgent = 0  # waiting entries and calls that somebody waits for
         self._thread: threading.Thread | None = None
@@ -120,11 +120,12 @@ class Registrar:
 
     def submit(self, received: ReceivedInstance) -> None:
         """Give an instance that is kept its row, soon; waits a while where many wait for theirs."""
-        with self._changed:
-            self._has_room.wait_for(
-                lambda: len(self._waiting) < MANY_WAITING or self._closed or self._away is not None, PATIENCE_S
-            )
-            self._put(_Entry(received))
+        if len(self._waiting) >= MANY_WAITING:
+            with self._turn:
+                self._has_room.wait_for(
+                    lambda: len(self._waiting) < MANY_WAITING or self._closed or self._away is not None, PATIENCE_S
+                )
+        self._put(_Entry(received))
 
     def submit_and_tell(self, received: ReceivedInstance) -> Ticket:
         """Give an instance that is kept its row at once, and tell what becomes of it."""
@@ -138,7 +139,7 @@ class Registrar:
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was submitted so far has its rows; False: it has not in time."""
-        with self._changed:
+        with self._turn:
             if self._thread is None:
                 return True
         call = _Call(lambda: None, is_urgent=True)
@@ -148,7 +149,7 @@ class Registrar:
     def close(self, timeout_s: float) -> None:
         """Write the rows that wait, as far as time and database allow; recovery does the rest at the next start."""
         self.flush(timeout_s)
-        with self._changed:
+        with self._turn:
             self._closed = True
             self._changed.notify_all()
             self._has_room.notify_all()
@@ -161,7 +162,7 @@ class Registrar:
     # ------------------------------------------------------------ the thread
 
     def _put(self, item: _Entry | _Call) -> None:
-        with self._changed:
+        with self._turn:
             self._waiting.append(item)
             self._n_urgent += item.is_urgent
             if self._thread is None:
@@ -177,14 +178,14 @@ class Registrar:
                 self._do(batch)
             except Exception as error:  # noqa: BLE001 - an edge: whatever it is, nothing acknowledged may be forgotten
                 self._note_failure(batch, error)
-                with self._changed:
+                with self._turn:
                     self._changed.wait_for(lambda: self._closed, wait_s)
                 wait_s = min(2 * wait_s, RETRY_MOST_S)
                 continue
             if self._away is not None:
                 log.info("archive rows are written again")
             self._away, wait_s = None, RETRY_FIRST_S
-            with self._changed:
+            with self._turn:
                 for item in batch:
                     self._waiting.popleft()
                     self._n_urgent -= item.is_urgent
@@ -195,7 +196,7 @@ class Registrar:
         if self._away is None:
             log.error("archive rows wait", error=str(known), n_instances=len(self._waiting))
         self._away = str(known)
-        with self._changed:
+        with self._turn:
             self._has_room.notify_all()
         for item in batch:
             if isinstance(item, _Entry) and item.ticket is not None:
@@ -203,7 +204,7 @@ class Registrar:
 
     def _next(self) -> list[_Entry | _Call] | None:
         """What is to be done together; None: nothing any more."""
-        with self._changed:
+        with self._turn:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
                 return None

@@ -5,7 +5,7 @@ The listener writes; workers, deliverers and the command line read by the relati
 """
 
 from iap_node.spool.files import SpooledFile, disk_error, disk_errors_are_retriable
-from iap_node.spool.lanes import MAX_RECORD_BYTES
+from iap_node.spool.new_instance import MAX_RECORD_BYTES
 from iap_node.spool.quarantine import Quarantine
 from iap_node.spool.segments import PREAMBLE_BYTES, Facts, Record, RecordKind, content_checksum
 from iap_node.spool.spool import Spool

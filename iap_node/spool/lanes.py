@@ -1,10 +1,10 @@
 """Lanes: the segments that this process writes to, each by one reception at a time.
 
 A segment goes through this: *made* (its name is durable, and so is a mark in `segments/unsettled/`), *prepared* (its
-blocks were written with zeros, which halves the time of a flush: no block is allocated while a sender waits), *in use*,
-*full*, and *settled* once the archive has a row for each of its records: what was not used of it is given back, and the
-mark goes. Whoever writes to a segment holds a lock on it, which ends with the process: a marked segment without a
-lock is what a crash left, and recovery's to read.
+blocks were written with zeros: no block is allocated while a sender waits), *in use*, *full*, and *settled* once the
+archive has a row for each of its records: what was not used of it is given back, and the mark goes. Whoever writes to a
+segment holds a lock on it, which ends with the process: a marked segment without a lock is what a crash left, and
+recovery's to read.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ import structlog
 
 from iap_node.dicom.file_slice import FileSlice
 from iap_node.spool.files import DIRECTORY_MODE, FILE_MODE, make_directory, sync_directory
-from iap_node.spool.segments import ALIGNMENT, SEGMENT_BYTES, SUFFIX, aligned, erase, has_records
+from iap_node.spool.segments import ALIGNMENT, SEGMENT_BYTES, SUFFIX, ZERO_PAGE, aligned, erase, has_records
+from iap_node.spool.staging import STAGING_BYTES
 
 SEGMENTS = "segments"
 UNSETTLED = "unsettled"
 
-MAX_RECORD_BYTES = 4 * 1024**2  # what is larger becomes a file of its own: there a flush is not what costs
 _ZEROS_AT_ONCE = 1024**2
-_ZEROS = bytes(ALIGNMENT)
 IDLE_S = 1.0  # without a store: the burst is over
 
 log = structlog.get_logger("spool")
@@ -41,11 +40,20 @@ class Lane:
     """A segment that this process writes to. Not for several threads at once; `Lanes` sees to that.
 
     Errors are those of the file system (OSError).
+
+    Parameters
+    ----------
+    handle
+        Of the segment, which is locked with it.
+    durable
+        Whether what is written is to be on the disk at once. It goes past the page cache then: the disk takes it out of
+        the caller's memory, and nothing is copied.
     """
 
-    def __init__(self, path: Path, handle: int) -> None:
+    def __init__(self, path: Path, handle: int, *, durable: bool) -> None:
         self.path = path
         self.handle = handle
+        self._durable = durable
         self.segment_id = path.name.removesuffix(SUFFIX)  # 16 hexadecimal digits, random
         self.spool_path = f"{SEGMENTS}/{path.parent.name}/{path.name}"
         self.position = 0  # where the next record begins; a multiple of ALIGNMENT
@@ -57,26 +65,18 @@ class Lane:
         """Bytes that the next record may have."""
         return SEGMENT_BYTES - self.position
 
-    def write(self, parts: Sequence[bytes | memoryview], position: int, *, fill_page: bool = True) -> None:
-        """Write parts one behind the other from `position` of the segment on.
+    def write(self, pages: memoryview) -> None:
+        """Write whole pages of aligned memory at `position`; on the disk when this returns, where the spool is durable.
 
-        Parameters
-        ----------
-        fill_page
-            Write zeros up to the end of the last page: the system would have to read it from the disk first, in order
-            to keep what is behind the parts, where nothing is.
+        One call does both: a flush of its own would cost a second one.
         """
-        end = position + sum(map(len, parts))
-        if fill_page and end % ALIGNMENT:
-            parts = [*parts, _ZEROS[: -end % ALIGNMENT]]
-            end = aligned(end)
-        written = os.pwritev(self.handle, parts, position)
-        if written < end - position:  # a signal, or a disk that fills
-            rest = memoryview(b"".join(parts))[written:]
-            position += written
-            while rest:
-                written = os.pwrite(self.handle, rest, position)
-                rest, position = rest[written:], position + written
+        flags = os.RWF_DSYNC if self._durable else 0
+        position = self.position
+        while pages:
+            written = os.pwritev(self.handle, (pages,), position, flags) // ALIGNMENT * ALIGNMENT
+            if not written:
+                raise OSError(errno.ENOSPC, "the disk took a part of a page")
+            pages, position = pages[written:], position + written
 
 
 class Lanes:
@@ -90,14 +90,18 @@ class Lanes:
         How many segments are to lie ready; 0: none, each is made when it is needed.
     reserve_bytes
         Room on the disk that preparing leaves alone.
+    durable
+        See `Lane`.
     """
 
-    def __init__(self, root: Path, n_prepared: int = 0, reserve_bytes: int = 0) -> None:
+    def __init__(self, root: Path, n_prepared: int = 0, reserve_bytes: int = 0, *, durable: bool = True) -> None:
         self._root = root
+        self._durable = durable
         self._reserve_bytes = reserve_bytes
         self._folder = root / SEGMENTS
         self._n_prepared = n_prepared
-        self._changed = threading.Condition()
+        self._turn = threading.Lock()
+        self._changed = threading.Condition(self._turn)
         self._free: list[Lane] = []  # the last one used is used next, so that few are in use
         self._ready: list[Lane] = []  # prepared and never used
         self._in_use: dict[str, Lane] = {}  # by spool path: used and not settled, free or taken
@@ -108,20 +112,20 @@ class Lanes:
     # ------------------------------------------------------------ writing
 
     def take(self) -> Lane:
-        """A lane with room for a record of `MAX_RECORD_BYTES`; give it back.
+        """A lane with room for a record of `STAGING_BYTES`; give it back.
 
         Raises
         ------
         OSError
             The disk is full or fails.
         """
-        with self._changed:
+        with self._turn:
             if self._free:
                 return self._free.pop()
             lane = self._ready.pop() if self._ready else None
             self._prepare()
         lane = lane or self._make()
-        with self._changed:
+        with self._turn:
             self._in_use[lane.spool_path] = lane
         return lane
 
@@ -133,14 +137,14 @@ class Lanes:
         record_bytes
             Of the record that now stands at the lane's position; 0: none does.
         suspect
-            A flush failed: what the disk holds is not known, and nothing more is to be written there.
+            A write failed: what the disk holds is not known, and nothing more is to be written there.
         """
-        with self._changed:
+        with self._turn:
             self._last_used_s = time.monotonic()
             if record_bytes:
                 lane.position += aligned(record_bytes)
                 lane.n_unregistered += 1
-            lane.is_full = suspect or self._closed or lane.room < MAX_RECORD_BYTES
+            lane.is_full = suspect or self._closed or lane.room < STAGING_BYTES
             if not lane.is_full:
                 self._free.append(lane)
                 return
@@ -148,7 +152,7 @@ class Lanes:
 
     def registered(self, segment: str) -> None:
         """The archive has a row, durably, for one more record of a segment, or needs none."""
-        with self._changed:
+        with self._turn:
             lane = self._in_use.get(segment)
             if lane is None:
                 return
@@ -157,14 +161,14 @@ class Lanes:
 
     def erase(self, where: FileSlice) -> None:
         """Remove a record of a segment that is in use; where a crash brings it back, nobody minds."""
-        with self._changed:
-            lane = next((lane for lane in self._in_use.values() if lane.path == where.path), None)
+        with self._turn:
+            lane = self._in_use.get(where.path.relative_to(self._root).as_posix())
         if lane is not None:
             with contextlib.suppress(OSError):
                 erase(lane.handle, where.offset, where.length)
 
     def _settle_if_done(self, lane: Lane) -> None:
-        with self._changed:
+        with self._turn:
             if lane.n_unregistered or not lane.is_full:
                 return
             if self._in_use.pop(lane.spool_path, None) is None:
@@ -179,12 +183,12 @@ class Lanes:
 
     def start_preparing(self) -> None:
         """Have segments lie ready from now on; returns at once."""
-        with self._changed:
+        with self._turn:
             self._prepare()
 
     def wait_until_prepared(self) -> None:
         """Return when as many segments lie ready as are to, or the disk refused."""
-        with self._changed:
+        with self._turn:
             thread = self._preparing
         if thread is not None:
             thread.join()
@@ -199,22 +203,22 @@ class Lanes:
         """
         status = os.fstat(handle)
         is_prepared = status.st_size == SEGMENT_BYTES and status.st_blocks * 512 >= SEGMENT_BYTES
-        with self._changed:
+        with self._turn:
             if is_prepared and not self._closed and len(self._ready) < self._n_prepared:
-                self._ready.append(Lane(path, handle))
+                self._ready.append(self._lane(path, handle))
                 return True
         _remove(self._root, path)
         return False
 
     def close(self) -> None:
         """Write no more; settle what can be settled. What was prepared stays for the next start."""
-        with self._changed:
+        with self._turn:
             self._closed = True
             self._changed.notify_all()
             thread = self._preparing
         if thread is not None:
             thread.join()
-        with self._changed:
+        with self._turn:
             ready, self._ready = self._ready, []
             idle, self._free = self._free, []
             for lane in idle:
@@ -245,7 +249,12 @@ class Lanes:
             sync_directory(path.parent)
             sync_directory(mark.parent)
             undo.pop_all()
-        return Lane(path, handle)
+        return self._lane(path, handle)
+
+    def _lane(self, path: Path, handle: int) -> Lane:
+        if self._durable:
+            go_past_page_cache(handle)
+        return Lane(path, handle, durable=self._durable)
 
     def _unmake(self, lane: Lane) -> None:
         with contextlib.suppress(OSError):
@@ -260,7 +269,7 @@ class Lanes:
 
     def _prepare_all(self) -> None:
         while True:
-            with self._changed:
+            with self._turn:
                 while self._is_busy():
                     self._changed.wait(IDLE_S)
                 if self._closed or len(self._ready) >= self._n_prepared:
@@ -277,10 +286,10 @@ class Lanes:
                     raise
             except OSError as error:  # without prepared segments stores are slower, and fail with their own reason
                 log.warning("segment not prepared", error=str(error))
-                with self._changed:
+                with self._turn:
                     self._preparing = None
                 return
-            with self._changed:
+            with self._turn:
                 self._ready.append(lane)
 
     def _is_busy(self) -> bool:
@@ -302,19 +311,33 @@ def write_zeros(path: Path, handle: int) -> None:
     OSError
         The disk is full or fails.
     """
+    direct = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        direct = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        direct = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
+        go_past_page_cache(direct)
         with mmap.mmap(-1, _ZEROS_AT_ONCE) as zeros:  # page-aligned, as O_DIRECT asks for
             for position in range(0, SEGMENT_BYTES, _ZEROS_AT_ONCE):
                 os.pwrite(direct, zeros, position)
     finally:
         os.close(direct)
     os.fsync(handle)
+
+
+def go_past_page_cache(handle: int) -> None:
+    """Have what is written to a new segment go to the disk at once (O_DIRECT), where the file system can do that.
+
+    Raises
+    ------
+    OSError
+        The disk is full or fails.
+    """
+    flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_DIRECT)
+        os.pwrite(handle, ZERO_PAGE, 0)  # some say yes and refuse to write
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags)
 
 
 def settle(root: Path, path: Path, handle: int, used: int) -> None:

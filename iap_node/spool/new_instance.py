@@ -1,21 +1,22 @@
-"""An instance on its way into the spool: parts come in, then it is kept, durably, or nothing is left of it.
+"""An instance on its way into the spool: bytes come in, then it is kept, durably, or nothing is left of it.
 
-Made by `Spool.begin`. Small ones become a record of a segment, large ones a file of their own with a note of it in a
-segment, so that after a crash the segments tell everything that was acknowledged.
+Made by `Spool.begin`. What fits into a piece of staging memory is put together there and becomes a record of a segment,
+with one write; what is larger becomes a file of its own with a note of it in a segment, so that after a crash the
+segments tell everything that was acknowledged.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Callable
 from typing import BinaryIO
 
-from iap_node.dicom.file_slice import FileSlice
 from iap_node.spool.files import NewFile
-from iap_node.spool.lanes import MAX_RECORD_BYTES, Lane, Lanes
-from iap_node.spool.segments import PREAMBLE_BYTES, Facts, RecordKind, encode_preamble
+from iap_node.spool.lanes import Lanes
+from iap_node.spool.segments import PREAMBLE_BYTES, Facts, RecordKind, aligned, encode_preamble
+from iap_node.spool.staging import STAGING_BYTES, StagingPool
 
-MAX_PARTS = 512  # that wait to be written; the system takes 1024 at once
+MAX_RECORD_BYTES = STAGING_BYTES  # what is larger becomes a file of its own: there a flush is not what costs
 
 
 class NewInstance:
@@ -28,70 +29,54 @@ class NewInstance:
         which can be written and taken over as a file, but not kept.
     new_file
         Makes a file without a name, for an instance that is large.
-    durable
-        Whether what is kept is flushed to the disk.
     """
 
-    def __init__(self, lanes: Lanes, head: bytes, new_file: Callable[[], NewFile], *, durable: bool) -> None:
+    def __init__(self, lanes: Lanes, pool: StagingPool, head: bytes, new_file: Callable[[], NewFile]) -> None:
         self._lanes = lanes
+        self._pool = pool
         self._head = head
         self._new_file = new_file
-        self._durable = durable
-        self._lane: Lane | None = lanes.take()
         self._file: NewFile | None = None
-        self._waiting: list[bytes | memoryview] = [bytes(PREAMBLE_BYTES), head] if head else []
-        self._n_prefix = len(self._waiting)
-        self._n_written = 0
-        self.size_bytes = PREAMBLE_BYTES + len(head) if head else 0
+        self._staging: memoryview | None = pool.take()
+        self._n_prefix = self._n_staged = PREAMBLE_BYTES + len(head) if head else 0
+        self.size_bytes = self._n_staged  # in all
+        if head:
+            self._staging[:PREAMBLE_BYTES] = bytes(PREAMBLE_BYTES)
+            self._staging[PREAMBLE_BYTES : self._n_staged] = head
 
     @property
-    def is_large(self) -> bool:
-        """Whether it becomes a file of its own."""
-        return self.size_bytes > MAX_RECORD_BYTES
+    def data_set(self) -> memoryview | None:
+        """What came so far, good until more comes; None where it is not all in memory."""
+        return self._memory()[self._n_prefix : self._n_staged] if self._file is None else None
 
-    @property
-    def waiting(self) -> Sequence[bytes | memoryview] | None:
-        """The parts of the data set so far, where all of them are still in memory."""
-        return None if self._n_written else self._waiting[self._n_prefix :]
+    def room(self, at_most: int) -> memoryview:
+        """Memory for what comes next, at least a byte; say how much came (`came`)."""
+        if self._n_staged == STAGING_BYTES:
+            self._spill()
+        return self._memory()[self._n_staged : min(self._n_staged + at_most, STAGING_BYTES)]
+
+    def came(self, n_bytes: int) -> None:
+        """So much lies in what `room` gave last."""
+        self._n_staged += n_bytes
+        self.size_bytes += n_bytes
 
     def write(self, part: bytes | memoryview) -> None:
-        """Append a part, which must stay as it is until `flush`, `keep` or `discard`."""
-        self._waiting.append(part)
-        self.size_bytes += len(part)
-        if len(self._waiting) >= MAX_PARTS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the parts that wait; their memory is free again."""
-        if self._file is None and self.is_large:
-            self.as_file()
-        if self._file is not None:
-            for part in self._waiting:
-                self._file.write(part)
-        elif self._waiting:
-            lane = self._open_lane()
-            lane.write(self._waiting, lane.position + self._n_written)
-        self._n_written = self.size_bytes
-        self._waiting.clear()
+        """Append a part."""
+        view = memoryview(part)
+        while view:
+            room = self.room(len(view))
+            room[:] = view[: len(room)]
+            self.came(len(room))
+            view = view[len(room) :]
 
     def reader(self) -> BinaryIO:
-        """What was written, as a Part 10 file; close it."""
-        self.flush()
-        if self._file is not None:
-            return self._file.reader()
-        lane = self._open_lane()
-        return FileSlice(lane.path, lane.position, self.size_bytes).open()
+        """What was written, as a Part 10 file; close it before more comes."""
+        return self._as_file().reader()
 
-    def as_file(self) -> NewFile:
-        """Go on as a file of its own; the caller may take it over, and then neither keeps nor discards this."""
-        if self._file is None:
-            lane, self._lane = self._open_lane(), None
-            try:
-                self._file = self._new_file()
-                self._file.copy(lane.handle, lane.position, self._n_written)
-            finally:
-                self._lanes.give_back(lane)
-        return self._file
+    def take_file(self) -> NewFile:
+        """All that was written, as a file that is the caller's from now on, to be named or discarded."""
+        file, self._file = self._as_file(), None
+        return file
 
     def keep(self, facts: Facts, file_name: Callable[[NewFile], str]) -> tuple[str, str]:
         """Make it durable.
@@ -108,67 +93,54 @@ class NewInstance:
         record
             Name of the record that tells of it: the same, unless it is large.
         """
-        if self.is_large:
-            self.flush()
         if self._file is None:
-            return self._keep_record(facts)
-        self.flush()
-        spool_path = file_name(self._file)
-        record = self._keep_note(spool_path, facts)
+            name = self._keep_record(RecordKind.INSTANCE, self._head, facts)
+            return name, name
+        spool_path = file_name(self._as_file())
+        text = spool_path.encode()
+        self._n_staged = PREAMBLE_BYTES + len(text)
+        self._memory()[PREAMBLE_BYTES : self._n_staged] = text
+        record = self._keep_record(RecordKind.NOTE, text, facts)
         self._file = None
         return spool_path, record
 
     def discard(self) -> None:
-        """Leave nothing behind."""
-        self._waiting.clear()
-        lane, self._lane = self._lane, None
-        if lane is not None:
-            self._lanes.give_back(lane)
+        """Leave nothing behind but what was kept."""
+        staging, self._staging = self._staging, None
+        if staging is not None:
+            self._pool.give_back(staging)
         file, self._file = self._file, None
         if file is not None:
             file.discard()
 
-    def _keep_record(self, facts: Facts) -> tuple[str, str]:
-        lane = self._open_lane()
-        offset, size = lane.position, self.size_bytes
-        preamble = encode_preamble(lane.segment_id, offset, size, RecordKind.INSTANCE, self._head, facts)
-        if self._n_written:
-            self.flush()
-            lane.write([preamble], offset, fill_page=False)
-        else:
-            self._waiting[0] = preamble
-            lane.write(self._waiting, offset)
-        self._lane = None
-        self._waiting.clear()
-        self._finish(lane, size)
-        return (name := _record_name(lane, offset, size)), name
+    def _as_file(self) -> NewFile:
+        self._spill()
+        assert self._file is not None
+        return self._file
 
-    def _keep_note(self, spool_path: str, facts: Facts) -> str:
-        text = spool_path.encode()
+    def _spill(self) -> None:
+        """Move what is staged into a file."""
+        if self._file is None:
+            self._file = self._new_file()
+        self._file.write(self._memory()[: self._n_staged])
+        self._n_staged = 0
+
+    def _keep_record(self, kind: RecordKind, head: bytes, facts: Facts) -> str:
+        memory, size = self._memory(), self._n_staged
+        end = aligned(size)
+        memory[size:end] = bytes(end - size)  # another instance may have left its bytes there
         lane = self._lanes.take()
-        offset, size = lane.position, PREAMBLE_BYTES + len(text)
+        offset = lane.position
         try:
-            lane.write([encode_preamble(lane.segment_id, offset, size, RecordKind.NOTE, text, facts), text], offset)
-        except OSError:
-            self._lanes.give_back(lane)
+            memory[:PREAMBLE_BYTES] = encode_preamble(lane.segment_id, offset, size, kind, head, facts)
+            lane.write(memory[:end])
+        except OSError as error:
+            self._lanes.give_back(lane, suspect=error.errno not in (errno.ENOSPC, errno.EDQUOT))
             raise
-        self._finish(lane, size)
-        return _record_name(lane, offset, size)
-
-    def _finish(self, lane: Lane, size: int) -> None:
-        if self._durable:
-            try:
-                os.fdatasync(lane.handle)
-            except OSError:
-                self._lanes.give_back(lane, suspect=True)
-                raise
         self._lanes.give_back(lane, record_bytes=size)
+        return f"{lane.spool_path}#{offset}+{size}"
 
-    def _open_lane(self) -> Lane:
-        if self._lane is None:
+    def _memory(self) -> memoryview:
+        if self._staging is None:
             raise ValueError("the instance is kept already, or discarded")
-        return self._lane
-
-
-def _record_name(lane: Lane, offset: int, size: int) -> str:
-    return f"{lane.spool_path}#{offset}+{size}"
+        return self._staging

@@ -2,7 +2,7 @@
 
 A segment is a row of *records*, each at a multiple of `ALIGNMENT`. A record is a Part 10 file as it stands, which
 begins with a preamble of 128 bytes that PS3.10 7.1 leaves to us: there lies what says that the record is whole, and
-what its archive row needs beyond the file itself. It is written last, with the same flush as the rest.
+what its archive row needs beyond the file itself. Both are written at once.
 
 A record counts when its preamble says so: our mark, the segment's own number (random, so that no sender can write
 records into its data sets), its own offset, a CRC of the preamble and the file meta, and a checksum of what follows.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import ipaddress
+import mmap
 import os
 import struct
 import zlib
@@ -45,6 +46,8 @@ _CRC = struct.Struct("<I")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PUNCH_HOLE_KEEP_SIZE = 0x03  # linux/falloc.h
 _READ_AT_ONCE = 1024**2
+
+ZERO_PAGE = mmap.mmap(-1, ALIGNMENT)  # aligned itself, for handles that go past the page cache
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -161,7 +164,7 @@ def erase(handle: int, offset: int, length: int) -> None:
         The disk fails.
     """
     if _libc.fallocate(handle, _PUNCH_HOLE_KEEP_SIZE, offset, aligned(length)) != 0:
-        os.pwrite(handle, bytes(PREAMBLE_BYTES), offset)
+        os.pwrite(handle, ZERO_PAGE, offset)
 
 
 def _next_data(handle: int, offset: int, size: int) -> int:

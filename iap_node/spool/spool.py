@@ -56,6 +56,7 @@ from iap_node.spool.segments import (
     has_records,
     read_records,
 )
+from iap_node.spool.staging import StagingPool
 
 INSTANCES = "series"
 INCOMING = "incoming"
@@ -88,7 +89,8 @@ class Spool:
         self._root = root.absolute()
         self._durable = durable
         self._durable_directories: dict[Path, None] = {}  # in order of first use
-        self._lanes = Lanes(self._root, -(-prepared_bytes // SEGMENT_BYTES), reserve_bytes)
+        self._lanes = Lanes(self._root, -(-prepared_bytes // SEGMENT_BYTES), reserve_bytes, durable=durable)
+        self._staging = StagingPool()
         self._notes: dict[str, str] = {}  # spool path of a file: of the record that tells of it, until it has its row
 
     @property
@@ -157,16 +159,8 @@ class Spool:
         ----------
         head
             DICM and file meta.
-
-        Raises
-        ------
-        RetriableError
-            The disk is full, failing or not writable.
         """
-        try:
-            return NewInstance(self._lanes, head, self.new_file, durable=self._durable)
-        except OSError as error:
-            raise disk_error(self._root, error) from error
+        return NewInstance(self._lanes, self._staging, head, self.new_file)
 
     def keep(self, instance: NewInstance, facts: Facts, *, series_instance_uid: str, sop_instance_uid: str) -> str:
         """Keep an instance from `begin`; its spool path. Call `registered` with it when its row is durable.

@@ -39,7 +39,7 @@ from iap_node.listener.reception import Request
 from iap_node.listener.scp import StoreScp
 from iap_node.listener.upper_layer import UpperLayer
 from iap_node.records import ReceivedInstance
-from iap_node.spool import Spool, lanes, new_instance
+from iap_node.spool import Spool, lanes, new_instance, staging
 from tests.fuzz.instances import SOP_INSTANCE_UID, encode
 from tests.integration.listener.wire import (
     ABORT,
@@ -69,9 +69,9 @@ _SCRIPT = 0x80  # in the first byte of an input: what follows is a script of fra
 MAX_COMMAND_BYTES = receiver.MAX_COMMAND_BYTES = 1024
 MAX_OTHER_DATA_SET_BYTES = receiver.MAX_OTHER_DATA_SET_BYTES = 4096
 BUFFER_BYTES = receiver.BUFFER_BYTES = 3000
-reception.HEAD_BYTES = 600
-lanes.MAX_RECORD_BYTES = new_instance.MAX_RECORD_BYTES = 8192
-new_instance.MAX_PARTS = 20
+receiver.DIRECT_BYTES = 500
+reception.EARLY_BYTES = 600
+staging.STAGING_BYTES = lanes.STAGING_BYTES = new_instance.STAGING_BYTES = 8192
 
 
 # ---------------------------------------------------------------- stand-ins for what is not there

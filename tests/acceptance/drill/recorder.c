@@ -307,13 +307,17 @@ ssize_t writev(int fd, const struct iovec *parts, int n) {
     return syscall(SYS_writev, fd, parts, n);
 }
 
+static int sync_and_note(int fd, long call);
+
 static ssize_t write_at(int fd, const struct iovec *parts, int n, off64_t offset, int flags) {
     if (!at_work() || !is_tracked(fd)) return syscall(SYS_pwritev2, fd, parts, n, offset, 0, flags);
     enter();
-    if (flags) unmodelled(fd, "pwritev2 with flags");
-    ssize_t written = syscall(SYS_pwritev2, fd, parts, n, offset, 0, flags);
+    if (flags & ~RWF_DSYNC) unmodelled(fd, "pwritev2 with flags");
+    ssize_t written = syscall(SYS_pwritev2, fd, parts, n, offset, 0, flags & ~RWF_DSYNC);
     note_write(fd, offset, written, parts, n);
     leave();
+    /* a write that is flushed: in two steps, so that a power cut may come between them */
+    if (written > 0 && (flags & RWF_DSYNC) && sync_and_note(fd, SYS_fdatasync) != 0) return -1;
     return written;
 }
 ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset) {

@@ -18,7 +18,13 @@ import pytest
 
 from iap_node.dicom.header import read_header_dataset, read_series_header
 from iap_node.dicom.parameters import canonical, canonical_contrast_agent
-from iap_node.dicom.part10 import file_preamble, read_instance, read_instance_header, scan_instance_header
+from iap_node.dicom.part10 import (
+    HeaderScanner,
+    file_preamble,
+    read_instance,
+    read_instance_header,
+    scan_instance_header,
+)
 from iap_node.dicom.pixels import SeriesPixels, read_series_slices
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, why_not_analysed
 from iap_node.records import SeriesHeader
@@ -112,6 +118,16 @@ def test_every_element_of_the_archive_is_read_from_every_file_as_pydicom_reads_i
             assert read_instance_header(path) == header
             assert scan_instance_header(dataset, header.transfer_syntax_uid) == header
             assert header == read_by_pydicom(path)
+
+
+def test_headers_that_come_one_after_the_other_are_read_as_if_each_came_alone(files: dict[str, list[Path]]) -> None:
+    one_sender = HeaderScanner()
+    instances = [read_instance(path) for series in files.values() for path in series]
+    for header, dataset in instances + instances[::-1]:
+        found = one_sender.scan_first_bytes(dataset[:16_384], header.transfer_syntax_uid)
+        assert found in (header, None)
+        if found is None:  # more than 16 kB before the end of what is scanned
+            assert one_sender.scan_first_bytes(dataset, header.transfer_syntax_uid) == header
 
 
 def test_every_real_instance_can_be_stored_and_all_but_the_colour_map_is_analysed(

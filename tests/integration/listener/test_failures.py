@@ -72,20 +72,20 @@ def assert_says_send_again(status: Any) -> None:
     assert len(status.ErrorComment) <= 64
 
 
-@pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
-def test_full_disk_is_out_of_resources_and_leaves_nothing_behind(
-    node: Node, connect: Callable[..., Sender], monkeypatch: pytest.MonkeyPatch, call: str
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_disk_that_is_full_or_fails_is_out_of_resources_and_leaves_nothing_behind(
+    node: Node, connect: Callable[..., Sender], monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     sender = connect(node.port)
     first, second = make_instance(), make_instance()
     assert sender.store_instance(first).Status == 0x0000
     files = node.files()
 
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def failing(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, full)
+        patch.setattr(os, "pwritev", failing)
         assert_says_send_again(sender.store_instance(second))
     assert node.files() == files
     assert len(node.rows(InstanceRow)) == 1
@@ -122,11 +122,11 @@ def test_note_of_a_large_instance_that_cannot_be_written_leaves_nothing_behind(
     sender = connect(node.port)
     ds = make_instance(Rows=2048, Columns=2048, PixelData=bytes(2 * 2048 * 2048))
 
-    def failing(_: int) -> None:
+    def failing(*_: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", failing)
+        patch.setattr(os, "pwritev", failing)
         assert_says_send_again(sender.store_instance(ds))
     assert node.nothing_is_left()
     assert sender.store_instance(ds).Status == 0x0000

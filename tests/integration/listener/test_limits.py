@@ -331,7 +331,7 @@ def test_large_store_that_runs_is_refused_when_half_of_the_reserve_is_gone(
     with RawSender(node.port) as sender:
         sender.send_store(*dataset_of(8 * MIB))
         assert sender.read_response().Status == OUT_OF_RESOURCES
-        sender.send_store(*dataset_of(1 * MIB))  # small ones that run are let through
+        sender.send_store(*dataset_of(MIB // 2))  # small ones that run are let through
         assert sender.read_response().Status == SUCCESS
         sender.release()
     assert len(archived(node)) == 1

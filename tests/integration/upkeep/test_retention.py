@@ -337,7 +337,7 @@ def test_a_conflict_whose_bytes_are_lost_is_restored_when_it_comes_again(node: A
 def test_directories_that_are_empty_go_too_and_are_made_again_when_something_comes(
     node: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iap_node.spool.new_instance.MAX_RECORD_BYTES", 0)
+    monkeypatch.setattr("iap_node.spool.new_instance.STAGING_BYTES", 512)
     node.settle(1, instances=2, days_ago=100)
     directory = node.spool.path(node.row(1).spool_path).parent
     run(node)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from iap_node.dicom.file_slice import FileSlice
 from iap_node.dicom.part10 import file_preamble
 from iap_node.errors import RetriableError
 from iap_node.spool import PREAMBLE_BYTES, Facts, RecordKind, Spool, content_checksum
-from iap_node.spool.lanes import MAX_RECORD_BYTES
-from iap_node.spool.segments import ALIGNMENT, SEGMENT_BYTES
+from iap_node.spool.new_instance import MAX_RECORD_BYTES
+from iap_node.spool.segments import ALIGNMENT, SEGMENT_BYTES, aligned
 
 SERIES, INSTANCE = "1.2.840.99.1", "1.2.840.99.1.7"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -35,8 +37,6 @@ def keep(spool: Spool, data_set: bytes, *, part_bytes: int = 0, address: str = "
     instance = spool.begin(HEAD)
     for start in range(0, len(data_set), part_bytes or len(data_set)):
         instance.write(data_set[start : start + part_bytes] if part_bytes else data_set)
-        if part_bytes:
-            instance.flush()
     checksum = content_checksum(EXPLICIT)
     checksum.update(data_set)
     facts = Facts(RECEIVED_AT, address, checksum.digest())
@@ -107,7 +107,7 @@ def test_large_instance_becomes_a_file_with_a_note_until_it_has_its_row(spool: S
     assert not list((spool.root / "incoming").iterdir())
 
 
-def test_each_thread_writes_to_a_segment_of_its_own_and_idle_ones_are_used_again(spool: Spool) -> None:
+def test_instances_that_come_in_at_once_stand_one_behind_the_other(spool: Spool) -> None:
     first, second = spool.begin(HEAD), spool.begin(HEAD)
     first.write(b"1" * 100)
     second.write(b"2" * 100)
@@ -115,10 +115,10 @@ def test_each_thread_writes_to_a_segment_of_its_own_and_idle_ones_are_used_again
     names = [
         spool.keep(one, facts, series_instance_uid=SERIES, sop_instance_uid=INSTANCE) for one in (second, first)
     ]
-    assert len({name.partition("#")[0] for name in names}) == 2
+    assert [content(spool, name)[-100:] for name in names] == [b"2" * 100, b"1" * 100]
     for _ in range(10):
         keep(spool, b"3" * 100)
-    assert len(list(spool.segments())) == 2
+    assert len(list(spool.segments())) == 1
 
 
 def test_many_threads_keep_at_once_and_nothing_is_mixed_up(spool: Spool) -> None:
@@ -146,7 +146,6 @@ def test_many_threads_keep_at_once_and_nothing_is_mixed_up(spool: Spool) -> None
 def test_discarded_instance_leaves_no_record_and_its_room_is_used_again(spool: Spool) -> None:
     instance = spool.begin(HEAD)
     instance.write(b"x" * 300_000)
-    instance.flush()
     instance.discard()
     assert records(spool) == []
     spool_path = keep(spool, b"y" * 1000)
@@ -204,7 +203,7 @@ def test_record_copied_to_another_segment_does_not_count_there(spool: Spool, tmp
 def test_segment_is_settled_when_it_is_full_and_all_its_rows_are_there(spool: Spool) -> None:
     kept = []
     while len(list(spool.segments())) < 2:
-        kept.append(keep(spool, bytes(3 * 1024**2)))
+        kept.append(keep(spool, bytes(MAX_RECORD_BYTES - ALIGNMENT)))
     full = {name for name in kept if name.partition("#")[0] == kept[0].partition("#")[0]}
     for name in sorted(full)[1:]:
         spool.registered(name)
@@ -262,14 +261,22 @@ def test_settled_segment_goes_when_nothing_is_left_in_it(tmp_path: Path) -> None
 # ---------------------------------------------------------------- after a crash
 
 
-def test_segment_of_a_process_that_lives_is_left_alone_and_that_of_a_dead_one_is_put_in_order(tmp_path: Path) -> None:
+def test_segment_of_a_process_that_lives_is_left_alone_and_that_of_a_dead_one_is_put_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     living = Spool(tmp_path)
     name = keep(living, b"x" * 1000)
     other = Spool(tmp_path)
     assert abandoned(other) == []
-    torn = living.begin(HEAD)
-    torn.write(b"half" * 10_000)
-    torn.flush()
+    write = os.pwritev
+
+    def killed(handle: int, parts: tuple[memoryview], position: int, flags: int) -> int:
+        write(handle, (parts[0][: 2 * ALIGNMENT],), position, flags)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "pwritev", killed)
+        keep(living, b"half" * 10_000)
     crash(living)
     (segment,) = abandoned(other)
     assert records(other) == [name]
@@ -314,19 +321,19 @@ def test_prepared_segment_that_nobody_wants_is_removed(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- a failing disk
 
 
-@pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
-def test_failing_disk_leaves_no_record_and_the_next_instance_is_kept(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch, call: str
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_disk_that_is_full_or_fails_leaves_no_record_and_the_next_instance_is_kept(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     before = keep(spool, b"x" * 1000)
 
     def failing(*_: object) -> int:
-        raise OSError(5, "Input/output error")
+        raise OSError(code, os.strerror(code))
 
     instance = spool.begin(HEAD)
     instance.write(b"y" * 1000)
-    with monkeypatch.context() as patch, pytest.raises(RetriableError, match="check the disk"):
-        patch.setattr(os, call, failing)
+    with monkeypatch.context() as patch, pytest.raises(RetriableError, match=r"make room|check the disk"):
+        patch.setattr(os, "pwritev", failing)
         spool.keep(
             instance, Facts(RECEIVED_AT, "", bytes(16)), series_instance_uid=SERIES, sop_instance_uid=INSTANCE
         )
@@ -338,15 +345,76 @@ def test_failing_disk_leaves_no_record_and_the_next_instance_is_kept(
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_each_instance_is_flushed_once_where_the_spool_is_durable_and_never_where_it_is_not(
+def test_each_instance_is_one_write_which_is_flushed_where_the_spool_is_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
 ) -> None:
     spool = Spool(tmp_path, durable=durable)
     keep(spool, b"x" * 1000)  # the segment stands
-    calls: list[Callable[[int], None]] = []
-    flush = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda handle: (calls.append(flush), flush(handle)))
-    for _ in range(5):
-        keep(spool, b"x" * 1000)
-    assert len(calls) == (5 if durable else 0)
+    flags: list[int] = []
+    write = os.pwritev
+
+    def noted(handle: int, parts: list[memoryview], position: int, flag: int) -> int:
+        flags.append(flag)
+        return write(handle, parts, position, flag)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", noted)
+        for _ in range(5):
+            keep(spool, b"x" * 1000)
+    assert flags == [os.RWF_DSYNC if durable else 0] * 5
     spool.close()
+
+
+def test_file_system_that_refuses_to_be_written_past_the_page_cache_is_written_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, write_all, refused = os.pwrite, os.pwritev, []
+
+    def is_direct(handle: int) -> bool:
+        return bool(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT)
+
+    def picky(handle: int, content: bytes, position: int) -> int:
+        if is_direct(handle):
+            refused.append(handle)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return write(handle, content, position)
+
+    def picky_too(handle: int, parts: list[memoryview], position: int, flags: int) -> int:
+        assert not is_direct(handle)
+        return write_all(handle, parts, position, flags)
+
+    monkeypatch.setattr(os, "pwrite", picky)
+    monkeypatch.setattr(os, "pwritev", picky_too)
+    spool = Spool(tmp_path)
+    spool_path = keep(spool, b"x" * 5000)
+    assert refused
+    assert content(spool, spool_path)[-5000:] == b"x" * 5000
+    spool.close()
+
+
+def test_write_that_the_disk_takes_in_pieces_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwritev
+    n_writes = 0
+
+    def in_pieces(handle: int, parts: tuple[memoryview], position: int, flags: int) -> int:
+        nonlocal n_writes
+        n_writes += 1
+        written = write(handle, (parts[0][: 3 * ALIGNMENT],), position, flags)
+        return max(written - 5, ALIGNMENT)
+
+    monkeypatch.setattr(os, "pwritev", in_pieces)
+    spool = Spool(tmp_path)
+    data_set = os.urandom(100_000)
+    assert content(spool, keep(spool, data_set))[-100_000:] == data_set
+    assert n_writes > 8
+    assert len(records(spool)) == 1
+    spool.close()
+
+
+def test_nothing_of_another_instance_lies_between_records(spool: Spool) -> None:
+    keep(spool, b"x" * 100_000)
+    keep(spool, b"y" * 10)
+    behind = keep(spool, b"z" * 10)
+    (segment,) = spool.segments()
+    end = int(behind.partition("#")[2].partition("+")[0])
+    assert segment.read_bytes()[aligned(100_000 + PREAMBLE_BYTES + len(HEAD)) : end].count(b"x") == HEAD.count(b"x")
