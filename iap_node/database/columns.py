@@ -32,7 +32,8 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"{value!r} has no time zone; pass datetime.now(UTC)")
-        value = value.astimezone(UTC)
+        if value.tzinfo is not UTC:
+            value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -55,8 +56,8 @@ class HeaderText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Make the text storable."""
-        if value is None:
-            return None
+        if value is None or (value.isascii() and "\0" not in value):  # nearly always
+            return value
         return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
 
 from iap_node.errors import ConfigError
@@ -30,7 +31,12 @@ def patient_hash(key: bytes, header: InstanceHeader) -> str:
     """
     patient_id, issuer = header.patient_id.strip(), header.issuer_of_patient_id.strip()
     identity = ("patient", issuer, patient_id) if patient_id else ("study", header.study_instance_uid)
-    return hmac.new(key, "\0".join(identity).encode(), hashlib.sha256).hexdigest()
+    return _hash(key, "\0".join(identity))
+
+
+@lru_cache(256)  # all instances of a study have one
+def _hash(key: bytes, identity: str) -> str:
+    return hmac.new(key, identity.encode(), hashlib.sha256).hexdigest()
 
 
 def load_or_create_patient_key(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ DIRECTORY_MODE = 0o750  # instances hold patient data: nothing for others
 FILE_MODE = 0o640
 
 TEMPORARY_SUFFIX = ".part"
+
+PAGE_BYTES = 4096  # no disk asks for more than that of what goes past the page cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +54,25 @@ class NewFile:
     def write(self, part: bytes | memoryview) -> None:
         """Append; nothing is kept in memory, and nothing is durable yet."""
         view = memoryview(part)
-        written = 0
-        while written < len(view):  # one write() takes at most 2 GiB, and may take less
-            written += os.write(self._open_handle(), view[written:])
-        self.size_bytes += written
+        while view:  # one write() takes at most 2 GiB, and may take less
+            written = os.write(self._open_handle(), view)
+            self.size_bytes += written
+            view = view[written:]
 
-    def copy(self, source: int, offset: int, size_bytes: int) -> None:
-        """Append a part of another file, which does not pass through our memory.
-
-        Raises
-        ------
-        OSError
-            Also where the other file ends too early.
-        """
-        end = offset + size_bytes
-        while offset < end:
-            copied = os.sendfile(self._open_handle(), source, offset, end - offset)
-            if not copied:
-                raise OSError(errno.EIO, "a file is shorter than what was written to it")
-            offset += copied
-        self.size_bytes += size_bytes
+    def write_from_pages(self, memory: memoryview) -> None:
+        """As `write`, of memory that begins with a page: its whole pages go past the page cache, where they can."""
+        n_whole = len(memory) // PAGE_BYTES * PAGE_BYTES
+        handle = self._open_handle()
+        if n_whole and self.size_bytes % PAGE_BYTES == 0 and set_direct(handle, True):
+            try:
+                self.write(memory[:n_whole])
+                memory = memory[n_whole:]
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # said yes, and meant no
+                    raise
+            finally:
+                set_direct(handle, False)
+        self.write(memory)
 
     def reader(self) -> BufferedReader:
         """What was written, to be read from its start once everything is; closing it leaves this file as it is."""
@@ -112,6 +114,18 @@ class NewFile:
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
+
+
+def set_direct(handle: int, wanted: bool) -> bool:
+    """Whether what is written to a handle goes past the page cache from now on (O_DIRECT)."""
+    flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return wanted
 
 
 def write_durably(path: Path, part: bytes, *, temporary_in: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from iap_node.dicom.file_slice import FileSlice
-from iap_node.spool.files import DIRECTORY_MODE, FILE_MODE, make_directory, sync_directory
+from iap_node.spool.files import DIRECTORY_MODE, FILE_MODE, make_directory, set_direct, sync_directory
 from iap_node.spool.segments import ALIGNMENT, SEGMENT_BYTES, SUFFIX, ZERO_PAGE, aligned, erase, has_records
 from iap_node.spool.staging import STAGING_BYTES
 
@@ -330,14 +330,13 @@ def go_past_page_cache(handle: int) -> None:
     OSError
         The disk is full or fails.
     """
-    flags = fcntl.fcntl(handle, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_DIRECT)
-        os.pwrite(handle, ZERO_PAGE, 0)  # some say yes and refuse to write
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        fcntl.fcntl(handle, fcntl.F_SETFL, flags)
+    if set_direct(handle, True):
+        try:
+            os.pwrite(handle, ZERO_PAGE, 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # said yes, and meant no
+                raise
+            set_direct(handle, False)
 
 
 def settle(root: Path, path: Path, handle: int, used: int) -> None:

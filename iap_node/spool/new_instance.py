@@ -29,9 +29,14 @@ class NewInstance:
         which can be written and taken over as a file, but not kept.
     new_file
         Makes a file without a name, for an instance that is large.
+    durable
+        Whether what is kept is flushed to the disk.
     """
 
-    def __init__(self, lanes: Lanes, pool: StagingPool, head: bytes, new_file: Callable[[], NewFile]) -> None:
+    def __init__(
+        self, lanes: Lanes, pool: StagingPool, head: bytes, new_file: Callable[[], NewFile], *, durable: bool
+    ) -> None:
+        self._durable = durable
         self._lanes = lanes
         self._pool = pool
         self._head = head
@@ -122,7 +127,11 @@ class NewInstance:
         """Move what is staged into a file."""
         if self._file is None:
             self._file = self._new_file()
-        self._file.write(self._memory()[: self._n_staged])
+        staged = self._memory()[: self._n_staged]
+        if self._durable:  # it would go to the disk at the end anyway, and fill the page cache until then
+            self._file.write_from_pages(staged)
+        else:
+            self._file.write(staged)
         self._n_staged = 0
 
     def _keep_record(self, kind: RecordKind, head: bytes, facts: Facts) -> str:

@@ -26,7 +26,7 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from iap_node.dicom.file_slice import FileSlice, InstanceFile
@@ -160,7 +160,7 @@ class Spool:
         head
             DICM and file meta.
         """
-        return NewInstance(self._lanes, self._staging, head, self.new_file)
+        return NewInstance(self._lanes, self._staging, head, self.new_file, durable=self._durable)
 
     def keep(self, instance: NewInstance, facts: Facts, *, series_instance_uid: str, sop_instance_uid: str) -> str:
         """Keep an instance from `begin`; its spool path. Call `registered` with it when its row is durable.
@@ -220,28 +220,6 @@ class Spool:
                 raise ValueError(f"{uid!r} is not fit for a file name")
         shard = hashlib.sha256(series_instance_uid.encode("ascii")).hexdigest()[:2]
         return f"{INSTANCES}/{shard}/{series_instance_uid}/{sop_instance_uid}.{secrets.token_hex(4)}.dcm"
-
-    def write(self, spool_path: str, parts: Iterable[bytes | memoryview]) -> int:
-        """Write an instance that is in memory under a name from `new_name`; durable when this returns.
-
-        Returns
-        -------
-        int
-            Its size in bytes.
-
-        Raises
-        ------
-        RetriableError
-            The disk is full, failing or not writable; nothing is left behind.
-        """
-        file = self.new_file()
-        with contextlib.ExitStack() as undo, disk_errors_are_retriable(self._root):
-            undo.callback(file.discard)
-            for part in parts:
-                file.write(part)
-            self.keep_file(file, spool_path)
-            undo.pop_all()
-        return file.size_bytes
 
     def new_file(self) -> NewFile:
         """A new file without a final name, for what is still to come: give it to `keep_file`, or discard it.

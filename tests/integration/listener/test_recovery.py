@@ -21,6 +21,7 @@ from iap_node.listener.recovery import Recovered, recover
 from iap_node.records import StoreOutcome
 from iap_node.spool import PREAMBLE_BYTES, Facts, Spool, content_checksum
 from tests.integration.listener.conftest import KEY, encode, lying_in, make_instance, split_part10
+from tests.spooled import write_file
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def leave_without_row(spool: Spool, ds: pydicom.Dataset) -> str:
     """As if the machine had stopped between the rename and the commit."""
     preamble = file_preamble(ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian, "SCANNER")
     spool_path = spool.new_name(ds.SeriesInstanceUID, ds.SOPInstanceUID)
-    spool.write(spool_path, [preamble, encode(ds)])
+    write_file(spool, spool_path, [preamble, encode(ds)])
     make_old(spool.path(spool_path))
     return spool_path
 
@@ -189,7 +190,7 @@ def end_process(spool: Spool) -> None:
 
 def test_unreadable_file_is_reported_and_left(spool: Spool, database: Database, intake: Intake) -> None:
     spool_path = spool.new_name("1.2.3", "1.2.3.4")
-    spool.write(spool_path, [b"not DICOM at all"])
+    write_file(spool, spool_path, [b"not DICOM at all"])
     make_old(spool.path(spool_path))
     assert recover(spool, database, intake) == Recovered(torn=0, filed=0, unreadable=1)
     assert spool.path(spool_path).exists()

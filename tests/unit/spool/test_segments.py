@@ -107,6 +107,31 @@ def test_large_instance_becomes_a_file_with_a_note_until_it_has_its_row(spool: S
     assert not list((spool.root / "incoming").iterdir())
 
 
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("durable", [True, False])
+def test_large_instance_is_whole_whether_or_not_it_may_go_past_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, refused: bool
+) -> None:
+    write, n_direct = os.write, 0
+
+    def picky(handle: int, content: bytes) -> int:
+        nonlocal n_direct
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT:
+            n_direct += 1
+            if refused:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return write(handle, content)
+
+    data_set = os.urandom(2 * MAX_RECORD_BYTES + 12_345)
+    spool = Spool(tmp_path, durable=durable)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", picky)
+        spool_path = keep(spool, data_set, part_bytes=70_001)
+    assert content(spool, spool_path) == bytes(PREAMBLE_BYTES) + HEAD + data_set
+    assert n_direct == (3 if durable else 0)
+    spool.close()
+
+
 def test_instances_that_come_in_at_once_stand_one_behind_the_other(spool: Spool) -> None:
     first, second = spool.begin(HEAD), spool.begin(HEAD)
     first.write(b"1" * 100)

@@ -7,7 +7,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from iap_node.errors import PermanentError, RetriableError
 from iap_node.spool import Quarantine, Spool
+from tests.spooled import write_file
 
 SERIES = "1.2.840.99.1"
 INSTANCE = "1.2.840.99.1.7"
@@ -32,7 +32,7 @@ def files_below(root: Path) -> list[Path]:
 
 def test_written_instance_holds_the_parts_and_nothing_else_is_left(spool: Spool) -> None:
     name = spool.new_name(SERIES, INSTANCE)
-    size = spool.write(name, [b"preamble", memoryview(b"data set")])
+    size = write_file(spool, name, [b"preamble", memoryview(b"data set")])
     assert spool.path(name).read_bytes() == b"preambledata set"
     assert size == len(b"preambledata set")
     assert files_below(spool.root) == [spool.path(name)]
@@ -70,7 +70,7 @@ def test_file_and_every_new_directory_are_synced_in_the_right_order(
 
     monkeypatch.setattr(os, "fsync", recording_fsync)
     name = spool.new_name(SERIES, INSTANCE)
-    spool.write(name, [b"bytes"])
+    write_file(spool, name, [b"bytes"])
     series = spool.path(name).parent
     assert series.parent in synced  # names the series' directory
     assert series.parent.parent in synced
@@ -78,7 +78,7 @@ def test_file_and_every_new_directory_are_synced_in_the_right_order(
     assert synced[-2].parent == spool.root / "incoming"  # the bytes, under their temporary name
     assert synced[-1] == series  # then the final name
     synced.clear()
-    spool.write(spool.new_name(SERIES, INSTANCE), [b"bytes"])
+    write_file(spool, spool.new_name(SERIES, INSTANCE), [b"bytes"])
     assert len(synced) == 2  # the directories are known to be durable
 
 
@@ -87,7 +87,7 @@ def test_file_and_every_new_directory_are_synced_in_the_right_order(
 def test_failing_disk_leaves_nothing_behind(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str, failing_sync: int
 ) -> None:
-    spool.write(spool.new_name(SERIES, INSTANCE), [b"first"])
+    write_file(spool, spool.new_name(SERIES, INSTANCE), [b"first"])
     before = files_below(spool.root)
     fsync, calls = os.fsync, iter(range(1000))
 
@@ -98,33 +98,23 @@ def test_failing_disk_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", failing_fsync)
     with pytest.raises(RetriableError, match=remedy):
-        spool.write(spool.new_name(SERIES, INSTANCE), [b"second"])
+        write_file(spool, spool.new_name(SERIES, INSTANCE), [b"second"])
     assert files_below(spool.root) == before
-
-
-def test_interrupted_source_leaves_nothing_behind(spool: Spool) -> None:
-    def parts() -> Iterator[bytes]:
-        yield b"first"
-        raise ConnectionResetError
-
-    with pytest.raises(RetriableError):
-        spool.write(spool.new_name(SERIES, INSTANCE), parts())
-    assert files_below(spool.root) == []
 
 
 def test_series_directory_that_was_removed_meanwhile_is_made_again(spool: Spool) -> None:
     first = spool.new_name(SERIES, INSTANCE)
-    spool.write(first, [b"first"])
+    write_file(spool, first, [b"first"])
     spool.remove(first)
     spool.path(first).parent.rmdir()
     second = spool.new_name(SERIES, INSTANCE)
-    spool.write(second, [b"second"])
+    write_file(spool, second, [b"second"])
     assert spool.path(second).read_bytes() == b"second"
 
 
 def test_removing_twice_is_no_error(spool: Spool) -> None:
     name = spool.new_name(SERIES, INSTANCE)
-    spool.write(name, [b"bytes"])
+    write_file(spool, name, [b"bytes"])
     spool.remove(name)
     spool.remove(name)
     assert files_below(spool.root) == []
@@ -138,7 +128,7 @@ def test_many_threads_write_one_series_at_once(spool: Spool) -> None:
             for index in range(10):
                 uid = f"{INSTANCE}.{worker}.{index}"
                 name = Spool(spool.root).new_name(SERIES, uid)
-                spool.write(name, [uid.encode()])
+                write_file(spool, name, [uid.encode()])
         except BaseException as error:  # noqa: BLE001 - whatever it is, the test is to see it
             failures.append(error)
 
@@ -157,7 +147,7 @@ def test_many_threads_write_one_series_at_once(spool: Spool) -> None:
 
 def test_sweep_removes_old_temporary_files_and_nothing_else(spool: Spool) -> None:
     name = spool.new_name(SERIES, INSTANCE)
-    spool.write(name, [b"bytes"])
+    write_file(spool, name, [b"bytes"])
     os.utime(spool.path(name), (0, 0))
     torn, being_written = spool.root / "incoming" / "old.part", spool.root / "incoming" / "new.part"
     torn.write_bytes(b"half an inst")
@@ -171,7 +161,7 @@ def test_sweep_removes_old_temporary_files_and_nothing_else(spool: Spool) -> Non
 def test_instances_of_series_that_did_not_change_can_be_left_out(spool: Spool) -> None:
     old, new = spool.new_name(SERIES, INSTANCE), spool.new_name("1.2.3", "1.2.3.4")
     for name in (old, new):
-        spool.write(name, [b"bytes"])
+        write_file(spool, name, [b"bytes"])
     os.utime(spool.path(old).parent, (0, 0))
     assert [file.spool_path for file in spool.instances(changed_since_s=time.time() - 3600)] == [new]
     assert {file.spool_path for file in spool.instances()} == {old, new}
@@ -190,7 +180,7 @@ def test_looking_through_is_remembered(spool: Spool) -> None:
 
 def test_others_cannot_read_instances(spool: Spool) -> None:
     name = spool.new_name(SERIES, INSTANCE)
-    spool.write(name, [b"bytes"])
+    write_file(spool, name, [b"bytes"])
     assert spool.path(name).stat().st_mode & 0o007 == 0
     assert spool.root.stat().st_mode & 0o007 == 0
 
