@@ -17,18 +17,15 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import structlog
 
 from iap_node.dicom.file_slice import FileSlice
 from iap_node.spool.files import DIRECTORY_MODE, FILE_MODE, make_directory, set_direct, sync_directory
-from iap_node.spool.segments import ALIGNMENT, SEGMENT_BYTES, SUFFIX, ZERO_PAGE, aligned, erase, has_records
+from iap_node.spool.segments import ALIGNMENT, SEGMENT_BYTES, SUFFIX, ZERO_PAGE, aligned, erase
+from iap_node.spool.settling import SEGMENTS, mark_of, remove, settle
 from iap_node.spool.staging import STAGING_BYTES
-
-SEGMENTS = "segments"
-UNSETTLED = "unsettled"
 
 _ZEROS_AT_ONCE = 1024**2
 IDLE_S = 1.0  # without a store: the burst is over
@@ -174,7 +171,7 @@ class Lanes:
             if self._in_use.pop(lane.spool_path, None) is None:
                 return
         try:
-            settle(self._root, lane.path, lane.handle, lane.position)
+            settle(lane.path, lane.handle, lane.position)
         except OSError as error:  # nothing is lost: recovery settles it at the next start
             log.error("segment not settled", segment=lane.segment_id, error=str(error))
         os.close(lane.handle)
@@ -207,7 +204,7 @@ class Lanes:
             if is_prepared and not self._closed and len(self._ready) < self._n_prepared:
                 self._ready.append(self._lane(path, handle))
                 return True
-        _remove(self._root, path)
+        remove(path)
         return False
 
     def close(self) -> None:
@@ -234,7 +231,7 @@ class Lanes:
         """A segment of our own, marked, not prepared."""
         segment_id = secrets.token_hex(8)
         path = self._folder / segment_id[:2] / f"{segment_id}{SUFFIX}"
-        mark = self._folder / UNSETTLED / segment_id
+        mark = mark_of(path)
         make_directory(path.parent, below=self._root)
         make_directory(mark.parent, below=self._root)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
@@ -258,7 +255,7 @@ class Lanes:
 
     def _unmake(self, lane: Lane) -> None:
         with contextlib.suppress(OSError):
-            _remove(self._root, lane.path)
+            remove(lane.path)
         os.close(lane.handle)
 
     def _prepare(self) -> None:
@@ -337,82 +334,3 @@ def go_past_page_cache(handle: int) -> None:
             if error.errno != errno.EINVAL:  # said yes, and meant no
                 raise
             set_direct(handle, False)
-
-
-def settle(root: Path, path: Path, handle: int, used: int) -> None:
-    """All records of a segment have their rows: give back what follows `used`, forget the mark.
-
-    A segment in which nothing is left goes altogether.
-
-    Raises
-    ------
-    OSError
-        The disk fails; nothing is lost, the segment stays marked.
-    """
-    os.ftruncate(handle, used)
-    if not has_records(path):
-        _remove(root, path)
-        return
-    os.fsync(handle)
-    _mark_of(root, path).unlink(missing_ok=True)
-
-
-def _remove(root: Path, path: Path) -> None:
-    """Remove a segment in which nothing is, then its mark: a power cut must not bring back the segment alone."""
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        sync_directory(path.parent)
-    _mark_of(root, path).unlink(missing_ok=True)
-
-
-def _mark_of(root: Path, path: Path) -> Path:
-    return root / SEGMENTS / UNSETTLED / path.name.removesuffix(SUFFIX)
-
-
-def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
-    """The marked segments that no process writes to, each with a handle that locks it; the caller closes it."""
-    folder = root / SEGMENTS
-    with contextlib.suppress(FileNotFoundError):
-        for mark in sorted((folder / UNSETTLED).iterdir()):
-            path = folder / mark.name[:2] / f"{mark.name}{SUFFIX}"
-            try:
-                handle = _lock(path)
-            except FileNotFoundError:  # settled to nothing before the mark went, or never made
-                _remove(root, path)
-                continue
-            if handle is not None:
-                yield path, handle
-
-
-def _lock(path: Path) -> int | None:
-    """A handle that holds the segment's lock; None while another process does."""
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
-
-
-def erase_records(path: Path, places: Sequence[tuple[int, int]]) -> None:
-    """Remove records, as (offset, length), from a segment; a settled segment in which nothing is left goes.
-
-    Raises
-    ------
-    OSError
-        The disk fails.
-    """
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        for offset, length in places:
-            erase(handle, offset, length)
-        os.fdatasync(handle)
-        unsettled = path.parent.parent / UNSETTLED / path.name.removesuffix(SUFFIX)
-        if not unsettled.exists() and not has_records(path):
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)

@@ -7,14 +7,17 @@ segments tell everything that was acknowledged.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO
 
 from iap_node.spool.files import NewFile
 from iap_node.spool.lanes import Lanes
 from iap_node.spool.segments import PREAMBLE_BYTES, Facts, RecordKind, aligned, encode_preamble
 from iap_node.spool.staging import STAGING_BYTES, StagingPool
+from iap_node.spool.write_behind import PieceOnItsWay
 
 MAX_RECORD_BYTES = STAGING_BYTES  # what is larger becomes a file of its own: there a flush is not what costs
 
@@ -30,13 +33,14 @@ class NewInstance:
     new_file
         Makes a file without a name, for an instance that is large.
     durable
-        Whether what is kept is flushed to the disk.
+        Whether what is kept is flushed to the disk: a file goes past the page cache then, which it would only fill.
     """
 
     def __init__(
         self, lanes: Lanes, pool: StagingPool, head: bytes, new_file: Callable[[], NewFile], *, durable: bool
     ) -> None:
         self._durable = durable
+        self._writing: PieceOnItsWay | None = None
         self._lanes = lanes
         self._pool = pool
         self._head = head
@@ -111,6 +115,8 @@ class NewInstance:
 
     def discard(self) -> None:
         """Leave nothing behind but what was kept."""
+        with contextlib.suppress(OSError):
+            self._finish_writing()
         staging, self._staging = self._staging, None
         if staging is not None:
             self._pool.give_back(staging)
@@ -119,20 +125,30 @@ class NewInstance:
             file.discard()
 
     def _as_file(self) -> NewFile:
-        self._spill()
-        assert self._file is not None
+        self._finish_writing()
+        if self._file is None:
+            self._file = self._new_file()
+        self._writer(self._file)(self._memory()[: self._n_staged])
+        self._n_staged = 0
         return self._file
 
     def _spill(self) -> None:
-        """Move what is staged into a file."""
+        """Move what is staged into a file, while the next bytes come."""
+        self._finish_writing()
         if self._file is None:
             self._file = self._new_file()
-        staged = self._memory()[: self._n_staged]
-        if self._durable:  # it would go to the disk at the end anyway, and fill the page cache until then
-            self._file.write_from_pages(staged)
-        else:
-            self._file.write(staged)
+        memory, self._staging = self._memory(), self._pool.take()
+        piece = memory[: self._n_staged]
+        self._writing = PieceOnItsWay(self._writer(self._file), piece, partial(self._pool.give_back, memory))
         self._n_staged = 0
+
+    def _writer(self, file: NewFile) -> Callable[[memoryview], None]:
+        return file.write_from_pages if self._durable else file.write
+
+    def _finish_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.finish()
 
     def _keep_record(self, kind: RecordKind, head: bytes, facts: Facts) -> str:
         memory, size = self._memory(), self._n_staged

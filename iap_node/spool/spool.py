@@ -41,7 +41,7 @@ from iap_node.spool.files import (
     disk_errors_are_retriable,
     make_directory,
 )
-from iap_node.spool.lanes import SEGMENTS, UNSETTLED, Lanes, abandoned, erase_records, settle
+from iap_node.spool.lanes import Lanes
 from iap_node.spool.new_instance import NewInstance
 from iap_node.spool.segments import (
     MARK,
@@ -53,9 +53,9 @@ from iap_node.spool.segments import (
     RecordKind,
     aligned,
     erase,
-    has_records,
     read_records,
 )
+from iap_node.spool.settling import SEGMENTS, abandoned, erase_records, is_dead, settle
 from iap_node.spool.staging import StagingPool
 
 INSTANCES = "series"
@@ -338,10 +338,9 @@ class Spool:
         RetriableError
             The disk fails.
         """
-        mark = self._root / SEGMENTS / UNSETTLED / segment.name.removesuffix(SUFFIX)
         with disk_errors_are_retriable(self._root):
             try:
-                return not mark.exists() and not has_records(segment)
+                return is_dead(segment)
             except FileNotFoundError:
                 return False
 
@@ -380,7 +379,7 @@ class Spool:
                         if record.kind is RecordKind.NOTE:
                             erase(handle, record.where.offset, record.where.length)
                     last = records[-1].where
-                    settle(self._root, path, handle, aligned(last.offset + last.length))
+                    settle(path, handle, aligned(last.offset + last.length))
 
     def torn(self, *, older_than_s: float) -> list[SpooledFile]:
         """Temporary files that nobody wrote to for `older_than_s` seconds.

@@ -84,6 +84,10 @@ def goals(medians: Medians) -> list[Goal]:
         for key, title in sizes:
             for n in (1, 4):
                 found.append(speed(node, peer, limit, f"rate, {text}: {cell(title, n)}", workload=key, associations=n))
+    for peer, limit, text in (("orthanc", 8.0, "Orthanc"), ("storescp", 1.0, "DCMTK storescp without sync")):
+        for key, title in sizes:  # for those who have more than one association at a time: listener.processes
+            text_of_two = f"rate, strict, 2 processes / {text}: {cell(title, 4)}"
+            found.append(speed("node-strict-2", peer, limit, text_of_two, workload=key, associations=4))
     for key, title in sizes:
         for n in (1, 4):
             where = {"part": "rates", "sender": "minimal", "workload": key, "associations": n}
