@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 from collections import deque
 
-STAGING_BYTES = 1024**2  # of one piece
+STAGING_BYTES = 640 * 1024  # of one piece: an image of 512 x 512 with a large header
 MOST_SPARE = 16  # kept; there are more only while more instances come in at once
 
 
