@@ -2,7 +2,7 @@
 
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
 (import, status, series, show, findings, routes), `queue` (jobs, retry), `quarantine` (list, show, retry, delete),
-`upkeep` (retention, fsck). Rooms are imported inside the commands, so
+`upkeep` (retention, fsck), `audit` (files in a folder, without a node). Rooms are imported inside the commands, so
 that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -13,7 +13,7 @@ import sys
 import typer
 
 from iap_node import __version__
-from iap_node.cli import archive, export, quarantine, queue, roles, setup, upkeep
+from iap_node.cli import archive, audit, export, quarantine, queue, roles, setup, upkeep
 from iap_node.cli.exits import Exit
 from iap_node.errors import ConfigError, NodeError
 
@@ -32,12 +32,13 @@ app = typer.Typer(
     --config names another; all that show something print JSON with --json.
 
     Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is not valid; 4 no such series,
-    job or quarantine entry; 5 something needs attention (`status --check`, `fsck`).""",
+    job or quarantine entry; 5 something needs attention (`status --check`, `audit --check`, `fsck`).""",
 )
 
 setup.add_to(app)
 roles.add_to(app)
 archive.add_to(app)
+audit.add_to(app)
 export.add_to(app)
 queue.add_to(app)
 quarantine.add_to(app)

@@ -45,7 +45,8 @@ def import_folder(
 
     A running node judges and routes them after the quiet period. Exit code 1 when something went to the quarantine.
     """
-    from iap_node.listener.folder import ImportOutcome, import_files, list_files
+    from iap_node.dicom.folder import list_files
+    from iap_node.listener.folder import ImportOutcome, import_files
     from iap_node.listener.intake import Intake
     from iap_node.listener.limits import DiskReserve
     from iap_node.listener.patients import load_or_create_patient_key

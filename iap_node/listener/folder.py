@@ -16,7 +16,6 @@ from iap_node.listener.reception import Request
 from iap_node.records import StoreOutcome
 
 CALLING_AE_TITLE = "IMPORT"  # who the instance came from, in the archive
-DICOMDIR = "DICOMDIR"  # lists instances, is none itself (PS3.10 8.6)
 
 
 class ImportOutcome(StrEnum):
@@ -36,12 +35,6 @@ class ImportedFile:
     path: Path
     outcome: ImportOutcome
     reason: str = ""
-
-
-def list_files(folder: Path) -> list[Path]:
-    """All files below a folder, in order; DICOMDIRs left out, links not followed."""
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return sorted(path for path in found if path.name != DICOMDIR)
 
 
 def import_files(paths: list[Path], intake: Intake, disk: DiskReserve | None = None) -> Iterator[ImportedFile]:

@@ -1,0 +1,96 @@
+"""`audit`: the headers of the files in a folder, without a node."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from iap_node.cli.exits import Exit
+from iap_node.cli.output import console, print_table, printable
+
+if TYPE_CHECKING:
+    from iap_node.audit.folder import FolderAudit
+
+STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command of this module."""
+    app.command("audit")(audit)
+
+
+def audit(
+    folder: Path = typer.Argument(..., metavar="DIR", exists=True, file_okay=False, help="All files below it."),
+    out: Path | None = typer.Option(None, "--out", "-o", metavar="DIR", help="Where to write the reports."),
+    processes: int = typer.Option(0, "--processes", "-p", min=0, help="How many read at once; 0: one per processor."),
+    check: bool = typer.Option(False, "--check", help="Exit code 5 when there is an error or a warning."),
+    as_json: bool = typer.Option(False, "--json", help="Print the JSON report instead of tables."),
+) -> None:
+    """Check the headers of the DICOM files in a folder, series by series; no node and no configuration is needed.
+
+    Says what is missing, badly written, in the wrong unit or contradicts something else, with the evidence and, where
+    the rest of the header tells it, the right value. With --out it writes audit.html, audit.csv and audit.json.
+    """
+    from iap_node.audit import report
+    from iap_node.audit.folder import audit_files
+    from iap_node.dicom.folder import list_files
+
+    screen = console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        paths = list_files(folder)
+        with Progress(*columns, console=screen, transient=True, disable=as_json or not screen.is_terminal) as progress:
+            task = progress.add_task("reading headers", total=2 * len(paths))  # each is identified, then checked
+            found = audit_files(
+                folder, paths, processes=processes or os.cpu_count() or 1, read=lambda n: progress.advance(task, n)
+            )
+        at = datetime.now(UTC)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "audit.html").write_text(report.as_html(found, at), encoding="utf-8")
+            (out / "audit.csv").write_text(report.as_csv(found), encoding="utf-8", newline="")
+            (out / "audit.json").write_text(report.as_json(found, at), encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"iap-node: {error.strerror}: {error.filename or folder}", err=True)
+        raise typer.Exit(Exit.FAILED) from error
+    if as_json:
+        print(report.as_json(found, at))
+    else:
+        _print(found, out)
+    severities = {finding.severity.value for series in found.series for finding in series.findings}
+    if check and severities & {"error", "warning"}:
+        raise typer.Exit(Exit.ATTENTION)
+
+
+def _print(found: FolderAudit, out: Path | None) -> None:
+    screen = console()
+    for series in found.series:
+        if not series.findings:
+            continue
+        name = series.series_description or series.protocol_name or series.series_instance_uid
+        where = ", ".join(str(folder) for folder in series.folders)
+        rows = [
+            (
+                Text(finding.severity.value, style=STYLES[finding.severity.value]),
+                finding.element,
+                finding.raw,
+                finding.suggested_value,
+                finding.evidence,
+            )
+            for finding in series.findings
+        ]
+        print_table(printable(f"{name}, {where}"), ("severity", "element", "as written", "suggested", "why"), rows, "")
+    counted = Counter(finding.severity.value for series in found.series for finding in series.findings)
+    findings = ", ".join(f"{counted[name]} {name}{'' if counted[name] == 1 else 's'}" for name in STYLES)
+    screen.print(Text(f"{len(found.series)} series, {found.n_instances} instances: {findings}"))
+    if found.unread:
+        screen.print(Text(f"{len(found.unread)} files were not read, the first: {printable(found.unread[0].reason)}"))
+    if out is not None:
+        screen.print(Text(f"reports: {out / 'audit.html'}, audit.csv, audit.json"))
