@@ -47,7 +47,9 @@ class _Kind(NamedTuple):
 def one_per_series(instances: Sequence[InstanceStatements]) -> Iterator[Doubt]:
     """Scanner, patient position, study and frame of reference are one in a series."""
     for tag in _ONE_PER_SERIES:
-        yield from _differing(tag, [_text(instance, tag) for instance in instances])
+        # a scan that was sent in classic and in enhanced form: each names some elements that the other does not have
+        naming = {instance.sop_class_uid for instance in instances if _text(instance, tag)}
+        yield from _differing(tag, [_text(instance, tag) for instance in instances if instance.sop_class_uid in naming])
 
 
 def series_number(instances: Sequence[InstanceStatements]) -> Iterator[Doubt]:
@@ -145,7 +147,8 @@ CHECKS = (
         "one value in all instances; words whatever their case, numbers within 0.1 %",
         "PS3.3 A.1.2.2, A.1.2.3 (one scanner, study and frame of reference per series), C.7.3.1, C.7.5.1; all real "
         "series measured hold it",
-        "values that differ between frames of one instance alike in all instances",
+        "values that differ between frames of one instance alike in all instances; elements that all instances of one "
+        "SOP Class leave out",
         Scope.SERIES, one_per_series,
     ),
     Check(

@@ -39,10 +39,10 @@ def test_real_series_are_found_as_they_lie_with_what_is_wrong_with_them(mr_real:
         folder.name: {(finding.element, finding.check) for finding in series.findings}
         for series in audit.series
         for folder in series.folders
-        if {folder.name for folder in series.folders} != ONE_SERIES
     }
     assert {name: findings for name, findings in found.items() if findings} == EXPECTED
-    assert len(audit.series) == len(found) + 1
+    assert ONE_SERIES in [{folder.name for folder in series.folders} for series in audit.series]
+    assert len(audit.series) == len(found) - 1
     assert audit.n_instances == sum(series.n_instances for series in audit.series) == 197
     assert {one.path.suffix for one in audit.unread} <= {".csv", ".md", ".txt", ".json", ""}
 
