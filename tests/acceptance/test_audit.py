@@ -37,5 +37,5 @@ def test_exit_code_says_on_request_whether_something_is_wrong(tmp_path: Path) ->
     folder = folder_with(tmp_path, MagneticFieldStrength="15000")
     assert audit(str(folder), "--check", cwd=tmp_path).returncode == 5
     assert json.loads(audit(str(folder), "--json", cwd=tmp_path).stdout)["n_instances"] == 1
-    missing = audit(str(tmp_path / "nowhere"), cwd=tmp_path)
+    missing = audit("nowhere", cwd=tmp_path)
     assert missing.returncode == 2 and "nowhere" in missing.stderr
