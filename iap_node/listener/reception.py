@@ -82,7 +82,6 @@ class Reception:
         assert self._room is not None
         self.checksum.update(self._room[:n_bytes])
         self.instance.came(n_bytes)
-        self._look_early()
 
     def write(self, part: bytes | memoryview) -> None:
         """Append a part of the data set; raises as `room`."""
@@ -91,13 +90,12 @@ class Reception:
             self.instance.write(part)
         except OSError as error:
             raise disk_error(self._root, error) from error
-        self._look_early()
+        if self._look_at and self.instance.size_bytes >= self._look_at:
+            self._look_at = 0
+            self._look_early()
 
     def _look_early(self) -> None:
-        """Scan what is here, once: the sender is busy with the rest, and would wait for the scan at the end."""
-        if not self._look_at or self.instance.size_bytes < self._look_at:
-            return
-        self._look_at = 0
+        """Scan what is here: the sender is busy with the rest, and would wait for the scan at the end."""
         data_set = self.instance.data_set
         if data_set is not None:
             with contextlib.suppress(UnreadableInstance):  # said when all of it is here

@@ -43,8 +43,8 @@ class Lane:
     handle
         Of the segment, which is locked with it.
     durable
-        Whether the disk is told to keep what is written at once. It goes past the page cache in any case: the disk
-        takes it out of the caller's memory, and nothing is copied.
+        Whether what is written is to be on the disk at once. It goes past the page cache then: the disk takes it out of
+        the caller's memory, and nothing is copied.
     """
 
     def __init__(self, path: Path, handle: int, *, durable: bool) -> None:
@@ -63,7 +63,7 @@ class Lane:
         return SEGMENT_BYTES - self.position
 
     def write(self, pages: memoryview) -> None:
-        """Write whole pages of aligned memory at `position`; safe from a power cut when this returns, if durable.
+        """Write whole pages of aligned memory at `position`; on the disk when this returns, where the spool is durable.
 
         One call does both: a flush of its own would cost a second one.
         """
@@ -249,7 +249,8 @@ class Lanes:
         return self._lane(path, handle)
 
     def _lane(self, path: Path, handle: int) -> Lane:
-        go_past_page_cache(handle)
+        if self._durable:
+            go_past_page_cache(handle)
         return Lane(path, handle, durable=self._durable)
 
     def _unmake(self, lane: Lane) -> None:

@@ -32,9 +32,14 @@ class NewInstance:
         which can be written and taken over as a file, but not kept.
     new_file
         Makes a file without a name, for an instance that is large.
+    durable
+        Whether what is kept is flushed to the disk: a file goes past the page cache then, which it would only fill.
     """
 
-    def __init__(self, lanes: Lanes, pool: StagingPool, head: bytes, new_file: Callable[[], NewFile]) -> None:
+    def __init__(
+        self, lanes: Lanes, pool: StagingPool, head: bytes, new_file: Callable[[], NewFile], *, durable: bool
+    ) -> None:
+        self._durable = durable
         self._writing: PieceOnItsWay | None = None
         self._lanes = lanes
         self._pool = pool
@@ -123,7 +128,7 @@ class NewInstance:
         self._finish_writing()
         if self._file is None:
             self._file = self._new_file()
-        self._file.write_from_pages(self._memory()[: self._n_staged])
+        self._writer(self._file)(self._memory()[: self._n_staged])
         self._n_staged = 0
         return self._file
 
@@ -134,8 +139,11 @@ class NewInstance:
             self._file = self._new_file()
         memory, self._staging = self._memory(), self._pool.take()
         piece = memory[: self._n_staged]
-        self._writing = PieceOnItsWay(self._file.write_from_pages, piece, partial(self._pool.give_back, memory))
+        self._writing = PieceOnItsWay(self._writer(self._file), piece, partial(self._pool.give_back, memory))
         self._n_staged = 0
+
+    def _writer(self, file: NewFile) -> Callable[[memoryview], None]:
+        return file.write_from_pages if self._durable else file.write
 
     def _finish_writing(self) -> None:
         writing, self._writing = self._writing, None

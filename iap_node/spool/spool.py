@@ -160,7 +160,7 @@ class Spool:
         head
             DICM and file meta.
         """
-        return NewInstance(self._lanes, self._staging, head, self.new_file)
+        return NewInstance(self._lanes, self._staging, head, self.new_file, durable=self._durable)
 
     def keep(self, instance: NewInstance, facts: Facts, *, series_instance_uid: str, sop_instance_uid: str) -> str:
         """Keep an instance from `begin`; its spool path. Call `registered` with it when its row is durable.
