@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -13,9 +15,12 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from iap_node.audit import folder
 from iap_node.audit.folder import FEW_FILES, FolderAudit, audit_files
 from iap_node.audit.report import CSV_COLUMNS, as_csv, as_html, as_json, harmless_cell
 from iap_node.dicom.folder import list_files
+from iap_node.dicom.statements import InstanceStatements
+from iap_node.records import InstanceHeader
 from tests.integration.audit.test_checks_on_real_series import EXPECTED
 from tests.integration.listener.conftest import make_instance
 
@@ -24,8 +29,8 @@ AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ONE_SERIES = {"philips_elition_r571_pcasl", "philips_elition_r571_enh_pcasl_same_scan_as_classic"}
 
 
-def audited(folder: Path, processes: int = 1) -> FolderAudit:
-    return audit_files(folder, list_files(folder), processes=processes)
+def audited(root: Path, processes: int = 1) -> FolderAudit:
+    return audit_files(root, list_files(root), processes=processes)
 
 
 def save(ds: Dataset, path: Path) -> None:
@@ -36,19 +41,19 @@ def save(ds: Dataset, path: Path) -> None:
 def test_real_series_are_found_as_they_lie_with_what_is_wrong_with_them(mr_real: Path) -> None:
     audit = audited(mr_real)
     found = {
-        folder.name: {(finding.element, finding.check) for finding in series.findings}
+        place.name: {(finding.element, finding.check) for finding in series.findings}
         for series in audit.series
-        for folder in series.folders
+        for place in series.folders
     }
     assert {name: findings for name, findings in found.items() if findings} == EXPECTED
-    assert ONE_SERIES in [{folder.name for folder in series.folders} for series in audit.series]
+    assert ONE_SERIES in [{place.name for place in series.folders} for series in audit.series]
     assert len(audit.series) == len(found) - 1
     assert audit.n_instances == sum(series.n_instances for series in audit.series) == 197
     assert {one.path.suffix for one in audit.unread} <= {".csv", ".md", ".txt", ".json", ""}
 
 
 def test_processes_find_what_one_finds(mr_real: Path, tmp_path: Path) -> None:
-    source = next(folder for folder in sorted(mr_real.iterdir()) if folder.name.startswith("uih_umr770_t1"))
+    source = next(place for place in sorted(mr_real.iterdir()) if place.name.startswith("uih_umr770_t1"))
     (file,) = sorted(source.iterdir())[:1]
     for n in range(FEW_FILES + 1):
         shutil.copy(file, tmp_path / f"{n}.dcm")
@@ -75,6 +80,35 @@ def test_what_is_no_instance_is_told_and_the_rest_is_audited(tmp_path: Path) -> 
     assert audit.n_instances == 1
     assert [one.path.name for one in audit.unread] == ["empty", "notes.txt"]
     assert all(one.reason for one in audit.unread)
+
+
+def test_file_that_cannot_be_read_is_told_and_the_rest_is_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("closed", "image", "vanishing"):
+        save(make_instance(), tmp_path / name)
+    read, paths = folder.read_statements, list_files(tmp_path)
+
+    def failing(path: Path) -> InstanceStatements:
+        if path.name == "vanishing":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return read(path)
+
+    identify = folder.read_instance_header
+
+    def forbidden(path: Path) -> InstanceHeader:
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return identify(path)
+
+    monkeypatch.setattr(folder, "read_statements", failing)
+    monkeypatch.setattr(folder, "read_instance_header", forbidden)
+    audit = audit_files(tmp_path, paths, processes=1)
+    assert audit.n_instances == 1
+    assert [(one.path.name, one.reason) for one in audit.unread] == [
+        ("closed", "Permission denied"),
+        ("vanishing", "No such file or directory"),
+    ]
 
 
 def test_progress_is_told_twice_for_each_file(tmp_path: Path) -> None:

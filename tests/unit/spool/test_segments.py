@@ -132,6 +132,53 @@ def test_large_instance_is_whole_whether_or_not_it_may_go_past_the_page_cache(
     spool.close()
 
 
+def test_large_instance_is_whole_when_the_disk_takes_a_part_of_a_page_and_refuses_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, is_misaligned = os.write, False
+
+    def in_part(handle: int, content: memoryview) -> int:
+        nonlocal is_misaligned
+        if not fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT:
+            return write(handle, content)
+        if is_misaligned:
+            is_misaligned = False
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags & ~os.O_DIRECT)  # so that the real disk takes a part of a page
+        written = write(handle, content[:1000])
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags)
+        is_misaligned = True
+        return written
+
+    data_set = os.urandom(2 * MAX_RECORD_BYTES + 12_345)
+    spool = Spool(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", in_part)
+        spool_path = keep(spool, data_set)
+    assert content(spool, spool_path) == bytes(PREAMBLE_BYTES) + HEAD + data_set
+    spool.close()
+
+
+def test_large_instance_is_not_kept_when_writing_it_breaks_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    spool = Spool(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("iap_node.spool.files.NewFile.write_from_pages", broken)
+        instance = spool.begin(HEAD)
+        instance.write(os.urandom(MAX_RECORD_BYTES))
+        instance.write(b"more")  # the first piece is on its way
+        patch.undo()
+        spool.keep(
+            instance, Facts(RECEIVED_AT, "", bytes(16)), series_instance_uid=SERIES, sop_instance_uid=INSTANCE
+        )
+    spool.close()
+
+
 def test_instances_that_come_in_at_once_stand_one_behind_the_other(spool: Spool) -> None:
     first, second = spool.begin(HEAD), spool.begin(HEAD)
     first.write(b"1" * 100)
