@@ -36,7 +36,7 @@ class _Run(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnreadFile:
-    """A file that is no instance, or a damaged one."""
+    """A file that is no instance, or a damaged one, or cannot be opened."""
 
     path: Path
     reason: str
@@ -96,11 +96,6 @@ def audit_files(
         How many read and check at once.
     read
         Told of so many files more that were looked at; each is looked at twice.
-
-    Raises
-    ------
-    OSError
-        A file cannot be read; trying again may help.
     """
     unread: list[UnreadFile] = []
     of_series: defaultdict[tuple[str, str], list[_Identified]] = defaultdict(list)
@@ -139,9 +134,14 @@ def _identify(paths: Sequence[Path]) -> list[_Identified | UnreadFile]:
     for path in paths:
         try:
             found.append(_Identified(path, read_instance_header(path)))
-        except UnreadableInstance as error:
-            found.append(UnreadFile(path, str(error)))
+        except (UnreadableInstance, OSError) as error:
+            found.append(UnreadFile(path, _reason(error)))
     return found
+
+
+def _reason(error: UnreadableInstance | OSError) -> str:
+    """Without the file's name, which stands beside it."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
 def _audit(group: Sequence[_Identified]) -> tuple[AuditedSeries, list[UnreadFile]]:
@@ -150,8 +150,8 @@ def _audit(group: Sequence[_Identified]) -> tuple[AuditedSeries, list[UnreadFile
     for path, _ in group:
         try:
             instances.append(read_statements(path))
-        except UnreadableInstance as error:
-            damaged.append(UnreadFile(path, str(error)))
+        except (UnreadableInstance, OSError) as error:
+            damaged.append(UnreadFile(path, _reason(error)))
     header = group[0].header
     series = AuditedSeries(
         study_instance_uid=header.study_instance_uid,

@@ -10,7 +10,6 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -144,12 +143,6 @@ def as_html(audit: FolderAudit, at: datetime) -> str:
 
 def _worst(series: AuditedSeries) -> int:
     return min(_RANK[finding.severity] for finding in series.findings)
-
-
-def by_severity(series: AuditedSeries) -> Iterator[tuple[Severity, int]]:
-    """How many findings a series has of each severity, the worst first; those without are left out."""
-    counted = Counter(finding.severity for finding in series.findings)
-    return ((severity, counted[severity]) for severity in Severity if counted[severity])
 
 
 def tag_text(keyword: str) -> str:

@@ -87,13 +87,17 @@ _DEFLATED_HEADER_LIMIT = 256 * 1024**2  # a header beyond this is a bomb
 MAX_HEADER_ELEMENTS = 100_000  # and items, up to Columns; the real headers that we have hold 414 at most
 
 
-@lru_cache(1024)  # each UID of an instance is looked at several times, most of them with all the others of its series
 def is_safe_uid(uid: str) -> bool:
     """Whether `uid` is 1 to 64 digits and single inner dots: safe as a file name, harmless in a log.
 
     Leading zeros of a component, which PS3.5 section 9.1 forbids, are tolerated: real instances have them.
     """
-    return len(uid) <= 64 and _UID.fullmatch(uid) is not None
+    return len(uid) <= 64 and _is_uid(uid)
+
+
+@lru_cache(1024)  # each UID of an instance is looked at several times, most of them with all the others of its series
+def _is_uid(uid: str) -> bool:
+    return _UID.fullmatch(uid) is not None
 
 
 def file_preamble(
@@ -197,7 +201,8 @@ def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: 
     character_set = found[_SPECIFIC_CHARACTER_SET][1] if _SPECIFIC_CHARACTER_SET in found else b""
     for tag, (_, value) in found.items():
         if tag != _SPECIFIC_CHARACTER_SET:
-            fields[_FIELDS[tag]] = _converted(tag, value, character_set, encoding.little)
+            convert = _converted_before if len(value) <= _REMEMBERED_BYTES else _converted
+            fields[_FIELDS[tag]] = convert(tag, value, character_set, encoding.little)
     for name, field in _UIDS.values():
         uid = fields.get(field, "")
         if not is_safe_uid(uid):
@@ -207,7 +212,6 @@ def _header(found: dict[int, Element], encoding: Encoding, transfer_syntax_uid: 
     return InstanceHeader(**fields)
 
 
-@lru_cache(maxsize=1024)  # the values of an instance are mostly those of the one before it
 def _converted(tag: int, value: bytes, character_set: bytes, is_little_endian: bool) -> str | int | None:
     if tag in _TEXTS:
         return decode_text(value, character_set)
@@ -216,6 +220,11 @@ def _converted(tag: int, value: bytes, character_set: bytes, is_little_endian: b
     if tag in _INTEGER_STRINGS:
         return _integer_string(value)
     return _unsigned_short(value, is_little_endian) if tag in _UNSIGNED_SHORTS else _date(value)
+
+
+# The values of an instance are mostly those of the one before it; long ones are not kept in memory.
+_REMEMBERED_BYTES = 256
+_converted_before = lru_cache(maxsize=1024)(_converted)
 
 
 def _date(value: bytes) -> str:

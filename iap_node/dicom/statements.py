@@ -25,7 +25,7 @@ from iap_node.dicom.header import PER_FRAME_GROUPS, SHARED_GROUPS
 from iap_node.dicom.mosaic import TileGrid
 from iap_node.dicom.parameters import canonical_number
 from iap_node.dicom.part10 import open_data_set
-from iap_node.dicom.values import decode_text, items, raw_text
+from iap_node.dicom.values import BINARY, decode_text, items, raw_text
 from iap_node.errors import UnreadablePixels
 
 PIXEL_DATA = 0x7FE00010
@@ -85,8 +85,6 @@ _GEOMETRY_GROUP, _FREQUENCY_STEPS, _PHASE_STEPS = 0x00189125, 0x00189058, 0x0018
 _FRAME_TYPE_GROUP, _FRAME_TYPE = 0x00189226, 0x00089007
 _ACQUISITION_MATRIX, _PHASE_DIRECTION = 0x00181310, 0x00181312
 _PLACES = frozenset({0x00200032, 0x00201041})  # what differs from slice to slice
-
-_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 
 
 class Stated(NamedTuple):
@@ -224,7 +222,7 @@ def _stated(tag: int, header: bytes, value: bytes, encoding: el.Encoding, charac
     name = vr.decode("ascii") if vr in el.SHORT_VRS or vr in el.LONG_VRS else ""
     if not name or name == "UN":
         name = _dictionary_vr(tag)
-    code = _BINARY.get(name)
+    code = BINARY.get(name)
     if code is not None and len(value) % struct.calcsize(code) == 0:
         count = min(len(value) // struct.calcsize(code), _MAX_RAW // 16)
         numbers = struct.unpack_from(f"{'<' if encoding.little else '>'}{count}{code}", value)

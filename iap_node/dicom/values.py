@@ -17,7 +17,7 @@ from pydicom.sequence import Sequence as DicomSequence
 
 from iap_node.dicom.elements import DAMAGE, DAMAGE_IN_MEMORY
 
-_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 
 
 def raw_text(ds: Dataset, tag: int) -> str | None:
@@ -45,7 +45,7 @@ def _raw_bytes_text(ds: Dataset, element: RawDataElement, value: bytes) -> str:
             vr = dictionary_VR(element.tag)
         except KeyError:
             vr = "UN"
-    code = _BINARY.get(str(vr))
+    code = BINARY.get(str(vr))
     if code is None:
         character_set = b""
         if not value.isascii() and 0x00080005 in ds:

@@ -62,17 +62,16 @@ class NewFile:
     def write_from_pages(self, memory: memoryview) -> None:
         """As `write`, of memory that begins with a page: its whole pages go past the page cache, where they can."""
         n_whole = len(memory) // PAGE_BYTES * PAGE_BYTES
-        handle = self._open_handle()
-        if n_whole and self.size_bytes % PAGE_BYTES == 0 and set_direct(handle, True):
+        handle, begin = self._open_handle(), self.size_bytes
+        if n_whole and begin % PAGE_BYTES == 0 and set_direct(handle, True):
             try:
                 self.write(memory[:n_whole])
-                memory = memory[n_whole:]
             except OSError as error:
-                if error.errno != errno.EINVAL:  # said yes, and meant no
+                if error.errno != errno.EINVAL:  # said yes, and meant no; or a part of a page was written
                     raise
             finally:
                 set_direct(handle, False)
-        self.write(memory)
+        self.write(memory[self.size_bytes - begin :])
 
     def reader(self) -> BufferedReader:
         """What was written, to be read from its start once everything is; closing it leaves this file as it is."""

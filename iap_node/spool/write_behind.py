@@ -24,14 +24,14 @@ class PieceOnItsWay:
         self._write = write
         self._piece = piece
         self._give_back = give_back
-        self._error: OSError | None = None
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             self._write(self._piece)
-        except OSError as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is: who waits must not take this for written
             self._error = error
         finally:
             self._give_back()
@@ -43,6 +43,8 @@ class PieceOnItsWay:
         ------
         OSError
             The disk is full or fails.
+        BaseException
+            Whatever else ended the writing.
         """
         self._thread.join()
         if self._error is not None:
