@@ -128,11 +128,31 @@ class InferenceConfig(Section):
     max_bytes_per_instance: int = Field(2 * 1024**3, ge=1)
 
 
+class HabitConfig(Section):
+    """What a scanner usually writes: when it may speak, and how far a value may be from it."""
+
+    min_series: int = Field(10, ge=3)
+    share: float = Field(0.8, gt=0.5, le=1)
+    series: int = Field(500, ge=10)
+    tolerances: dict[str, float] = {}
+    vocabulary: Path | None = None
+
+
+class ReportsConfig(Section):
+    """The physicist's report, written by the scheduler."""
+
+    folder: Path | None = None
+    cron: str = "0 6 1 * *"
+
+
 class AuditConfig(Section):
-    """Header against pixels."""
+    """Three witnesses for every header: pixels, the standard, the scanner's habit."""
 
     alpha: float = Field(0.01, gt=0, lt=0.5)
+    joint_alpha: float = Field(0.01, gt=0, lt=0.5)
     suggest_probability: float = Field(0.8, gt=0, lt=1)
+    habit: HabitConfig = HabitConfig()
+    reports: ReportsConfig = ReportsConfig()
 
 
 class ConditionConfig(Section):
@@ -203,6 +223,7 @@ class DestinationConfig(Section):
     port: int = Field(ge=1, le=65535)
     calling_ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
     timeout_s: float = Field(60.0, gt=0)
+    send: Literal["original", "corrected"] = "original"
     tls: TlsConfig = TlsConfig()
 
 

@@ -269,6 +269,14 @@ class InstanceDelivery:
 # ---------------------------------------------------------------- header findings
 
 
+class Witness(StrEnum):
+    """Who speaks for or against what a header says."""
+
+    STANDARD = "standard"  # the standard and physics: what must hold of an element, and between elements
+    PIXELS = "pixels"  # the model, calibrated
+    HABIT = "habit"  # what this scanner usually writes for this protocol
+
+
 class FindingKind(StrEnum):
     """What is wrong with a header."""
 
@@ -276,9 +284,11 @@ class FindingKind(StrEnum):
     REPRESENTATION = "representation"  # not written as its value representation or multiplicity asks
     VALUE = "value"  # no such term, or outside what can be
     UNIT = "unit"  # right in another unit than the standard's
-    CONTRADICTION = "contradiction"  # two elements cannot both be right
-    INCONSTANT = "inconstant"  # differs within the series
+    CONTRADICTION = "contradiction"  # two elements cannot both be right, or the pixels rule the value out
+    INCONSTANT = "inconstant"  # differs within the series, or within the study where it cannot
     PIXELS = "pixels"  # the pixel data there is not what the header describes
+    DEVIATION = "deviation"  # unlike what this scanner usually writes
+    QUESTION = "question"  # worth a look; the witness knows it by association only
 
 
 class Severity(StrEnum):
@@ -290,10 +300,22 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One finding per (series, element, check): what a header check has to say, with its evidence.
+class Testimony:
+    """What one witness says of the value that a finding is about."""
 
-    `evidence` is printable; `raw` is as written, cut off, and must be escaped wherever it is shown.
+    witness: Witness
+    against: bool  # True: the header's value is wrong; False: it may stand
+    statement: str  # one sentence for people, with the numbers
+    probability: float | None = None  # of the header's own value, by this witness; None: it gives no number
+    value: str = ""  # what this witness takes for right, as it would be written; "": it does not know
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding per (series, element, check): what a witness has against a header, with its evidence.
+
+    `evidence` is printable; `raw` is as written, cut off, and must be escaped wherever it is shown. What is found
+    against the header as a whole has the element SeriesInstanceUID.
     """
 
     element: str  # DICOM keyword
@@ -303,3 +325,34 @@ class Finding:
     evidence: str  # one or two sentences for people, with the numbers
     raw: str  # the element as written, values joined by a backslash; "" when absent or empty
     suggested_value: str | None  # as it would be written; None where nothing says what is right
+    raised_by: Witness = Witness.STANDARD
+    testimonies: tuple[Testimony, ...] = ()  # of all witnesses that know something of this element, for and against
+
+
+class FindingState(StrEnum):
+    """How far people, or a later revision, got with a finding."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"  # the header is wrong, and the right value is known where `accepted_value` says so
+    DISMISSED = "dismissed"  # no fault, for a reason; or by a rule
+    CORRECTED = "corrected"  # a copy with the accepted value was written
+    GONE = "gone"  # the newest revision does not show it any more
+
+
+# ---------------------------------------------------------------- protocols
+
+
+@dataclass(frozen=True, slots=True)
+class StatedProtocol:
+    """What a series' headers state of the scanner and of the protocol, in canonical text: the matter of habits.
+
+    The keys are case-folded; "" where the header says nothing. `values` by DICOM keyword, one text per element that is
+    constant within the series, elements without a usable value left out.
+    """
+
+    manufacturer: str
+    model: str
+    serial_number: str
+    software_versions: str
+    protocol: str  # protocol name and sequence: which series are meant to be alike
+    values: tuple[tuple[str, str], ...]

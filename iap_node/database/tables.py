@@ -14,7 +14,16 @@ from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, Strin
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from iap_node.database.columns import HeaderInteger, HeaderText, Identifier, UtcDateTime, state_column
-from iap_node.records import JobKind, JobState, SeriesState, Verdict
+from iap_node.records import (
+    FindingKind,
+    FindingState,
+    JobKind,
+    JobState,
+    SeriesState,
+    Severity,
+    Verdict,
+    Witness,
+)
 
 
 class DeliveryState(StrEnum):
@@ -47,7 +56,12 @@ class Table(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime, str: Text, dict[str, Any]: JSON}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcDateTime,
+        str: Text,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }
 
 
 class PatientRow(Table):
@@ -295,6 +309,109 @@ class HeaderComparisonRow(Table):
     verdict: Mapped[Verdict] = mapped_column(state_column(Verdict, "verdict"))
     suggested_value: Mapped[str] = mapped_column(HeaderText)
     reason: Mapped[str] = mapped_column(HeaderText)
+
+
+class FindingRow(Table):
+    """One finding of a series: what a witness has against an element, and what people made of it.
+
+    A new revision updates it; it is never repeated. Its events stand in `finding_event`.
+    """
+
+    __tablename__ = "finding"
+    __table_args__ = (
+        UniqueConstraint("series_id", "element", "check_name"),
+        Index(None, "state", "severity", "id"),  # the inbox
+        Index(None, "check_name", "element", "state"),  # rules, reports
+    )
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    element: Mapped[str] = mapped_column(String(64))  # DICOM keyword
+    check_name: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[FindingKind] = mapped_column(state_column(FindingKind, "kind"))
+    severity: Mapped[Severity] = mapped_column(state_column(Severity, "severity"))
+    raised_by: Mapped[Witness] = mapped_column(state_column(Witness, "raised_by"))
+    evidence: Mapped[str] = mapped_column(HeaderText)
+    raw: Mapped[str] = mapped_column(HeaderText)
+    suggested_value: Mapped[str | None] = mapped_column(HeaderText)
+    testimonies: Mapped[list[Any]]  # of `Testimony`
+    state: Mapped[FindingState] = mapped_column(state_column(FindingState, "state"))
+    accepted_value: Mapped[str | None] = mapped_column(HeaderText)  # what a person takes for right
+    rule_id: Mapped[int | None] = mapped_column(ForeignKey("dismissal_rule.id"), index=True)  # that dismissed it
+    first_revision: Mapped[int]
+    last_revision: Mapped[int]  # the newest that showed it
+    found_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class FindingEventRow(Table):
+    """What happened to a finding, and who did it; rows are only ever added."""
+
+    __tablename__ = "finding_event"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    finding_id: Mapped[int] = mapped_column(ForeignKey("finding.id"), index=True)
+    state: Mapped[FindingState] = mapped_column(state_column(FindingState, "state"))  # from then on
+    who: Mapped[str] = mapped_column(HeaderText)  # a person's name, or what of the node: "audit", "rule 7"
+    reason: Mapped[str] = mapped_column(HeaderText)
+    value: Mapped[str | None] = mapped_column(HeaderText)  # that was accepted or written
+    at: Mapped[datetime]
+
+
+class DismissalRuleRow(Table):
+    """This check, on this scanner, is no fault: what it finds is dismissed at once. "" stands for any."""
+
+    __tablename__ = "dismissal_rule"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    check_name: Mapped[str] = mapped_column(String(64), index=True)
+    element: Mapped[str] = mapped_column(String(64))
+    manufacturer: Mapped[str] = mapped_column(HeaderText)
+    manufacturer_model_name: Mapped[str] = mapped_column(HeaderText)
+    device_serial_number: Mapped[str] = mapped_column(HeaderText)
+    reason: Mapped[str] = mapped_column(HeaderText)
+    made_by: Mapped[str] = mapped_column(HeaderText)
+    made_at: Mapped[datetime]
+    withdrawn_at: Mapped[datetime | None]
+
+
+class StatedProtocolRow(Table):
+    """What the headers of a series state of scanner and protocol: what the scanner's habit is made of.
+
+    Keys as in `records.StatedProtocol`; `stated` maps DICOM keywords to canonical text.
+    """
+
+    __tablename__ = "stated_protocol"
+    __table_args__ = (
+        Index(None, "device", "protocol", "series_id"),  # the habit of a scanner, newest series first
+        Index(None, "study_id"),  # the other series of a study
+    )
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    revision: Mapped[int]
+    device: Mapped[str] = mapped_column(HeaderText)  # manufacturer, model and serial number, joined by a backslash
+    software_versions: Mapped[str] = mapped_column(HeaderText)
+    protocol: Mapped[str] = mapped_column(HeaderText)
+    stated: Mapped[dict[str, Any]]
+    stated_at: Mapped[datetime]
+
+
+class CorrectionRow(Table):
+    """A corrected copy of a series: what was written, under which UIDs, where to."""
+
+    __tablename__ = "correction"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)  # the original
+    revision: Mapped[int]
+    study_instance_uid: Mapped[str] = mapped_column(HeaderText)  # of the copy
+    series_instance_uid: Mapped[str] = mapped_column(HeaderText)
+    elements: Mapped[dict[str, Any]]  # DICOM keyword: value written
+    n_instances: Mapped[int]
+    target: Mapped[str] = mapped_column(HeaderText)  # a folder, or a destination's name in config.yaml
+    made_by: Mapped[str] = mapped_column(HeaderText)
+    made_at: Mapped[datetime]
 
 
 class RouteDecisionRow(Table):
