@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from datetime import datetime
 from typing import Any
@@ -17,6 +16,7 @@ import jinja2
 from pydicom.datadict import dictionary_description, tag_for_keyword
 
 from iap_node import __version__
+from iap_node.audit.cells import harmless_cell
 from iap_node.audit.checks import CHECKS
 from iap_node.audit.folder import AuditedSeries, FolderAudit
 from iap_node.records import Severity
@@ -25,9 +25,6 @@ MOST_BARS = 20  # of the drawing of what was found most often
 
 _CHECKS = {check.name: check for check in CHECKS}
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}
-# What a spreadsheet takes for a formula (OWASP, CSV Injection), unless it is a plain number.
-_FORMULA = re.compile(r"[=+\-@\t\r\n]")
-_NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 CSV_COLUMNS = (
     "series_instance_uid", "study_instance_uid", "folder", "manufacturer", "manufacturer_model_name",
@@ -106,16 +103,6 @@ def as_csv(audit: FolderAudit) -> str:
             )  # fmt: skip
             lines.writerow([harmless_cell(cell) for cell in cells])
     return text.getvalue()
-
-
-def harmless_cell(value: object) -> str:
-    """Text that no spreadsheet runs: a leading apostrophe where it might, control characters replaced."""
-    if value is None:
-        return ""
-    text = str(value)
-    if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
-        text = f"'{text}"
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def as_html(audit: FolderAudit, at: datetime) -> str:
