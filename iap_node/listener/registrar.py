@@ -140,8 +140,8 @@ class Registrar:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was submitted so far has its rows; False: it has not in time."""
         with self._turn:
-            if self._thread is None:
-                return True
+            if self._thread is None or self._closed:  # nobody would come to a call
+                return not self._waiting
         call = _Call(lambda: None, is_urgent=True)
         self._put(call)
         return call.done.wait(timeout_s)

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from iap_node.cli.output import as_json
 from iap_node.config import NodeConfig, load_config
+from iap_node.database import archive
 from iap_node.database.engine import Database
 from iap_node.listener.address import read_port
 
@@ -119,6 +121,15 @@ class RunningNode:
 
     def database(self) -> Database:
         return Database(self.config.database_url)
+
+    def series(self) -> list[dict[str, Any]]:
+        """What `iap-node series --json` prints, without starting it: for waiting."""
+        database = self.database()
+        try:
+            with database.reading() as session:
+                return list(as_json(archive.list_series(session, None, 1000)))
+        finally:
+            database.dispose()
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one `iap-node` command on this node."""

@@ -41,13 +41,13 @@ def send(port: int, files: list[Path]) -> list[int]:
 
 
 def one_series(node: RunningNode) -> dict[str, Any]:
-    (series,) = node.json("series")
-    return dict(series)
+    (series,) = node.series()
+    return series
 
 
 def settled(node: RunningNode, revision: int) -> dict[str, Any] | None:
     """The only series, once its revision is judged and delivered."""
-    found = node.json("series")
+    found = node.series()
     if len(found) != 1 or found[0]["judged_revision"] != revision:
         return None
     return found[0] if all(one["state"] == "delivered" for one in found[0]["deliveries"]) else None

@@ -183,6 +183,13 @@ def test_database_that_is_away_until_the_listener_stops_loses_nothing(
     assert node.stored_dataset(ds.SOPInstanceUID) == (ExplicitVRLittleEndian, encode(ds))
 
 
+def test_closed_intake_says_at_once_whether_rows_are_left(node: Node, connect: Callable[..., Sender]) -> None:
+    assert connect(node.port).store_instance(make_instance()).Status == 0x0000
+    node.intake.close(WAIT_S)
+    assert node.intake.flush() is True
+    node.intake.close(WAIT_S)
+
+
 def test_unreachable_database_while_quarantining_leaves_nothing_behind(
     node: Node, connect: Callable[..., Sender]
 ) -> None:
