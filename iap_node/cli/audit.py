@@ -38,8 +38,9 @@ def audit(
     Says what is missing, badly written, in the wrong unit or contradicts something else, with the evidence and, where
     the rest of the header tells it, the right value. With --out it writes audit.html, audit.csv and audit.json.
     """
-    from iap_node.audit import report
     from iap_node.audit.folder import audit_files
+    from iap_node.audit.reports import files
+    from iap_node.audit.reports import folder as report
     from iap_node.dicom.folder import list_files
 
     screen = console()
@@ -53,10 +54,8 @@ def audit(
             )
         at = datetime.now(UTC)
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "audit.html").write_text(report.as_html(found, at), encoding="utf-8")
-            (out / "audit.csv").write_text(report.as_csv(found), encoding="utf-8", newline="")
-            (out / "audit.json").write_text(report.as_json(found, at), encoding="utf-8")
+            forms = {"html": report.as_html(found, at), "csv": report.as_csv(found), "json": report.as_json(found, at)}
+            files.write(out, "audit", forms)
     except OSError as error:
         typer.echo(f"iap-node: {error.strerror}: {error.filename or folder}", err=True)
         raise typer.Exit(Exit.FAILED) from error

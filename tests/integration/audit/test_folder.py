@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from iap_node.audit import folder
 from iap_node.audit.cells import harmless_cell
 from iap_node.audit.folder import FEW_FILES, FolderAudit, audit_files
-from iap_node.audit.report import CSV_COLUMNS, as_csv, as_html, as_json
+from iap_node.audit.reports.folder import CSV_COLUMNS, as_csv, as_html, as_json
 from iap_node.dicom.folder import list_files
 from iap_node.dicom.statements import InstanceStatements
 from iap_node.records import InstanceHeader

@@ -1,0 +1,116 @@
+"""The audit of a folder as a page for people and as tables for programs. Called by `iap-node audit`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from iap_node.audit.checks import CHECKS
+from iap_node.audit.folder import AuditedSeries, FolderAudit
+from iap_node.audit.reports import findings
+from iap_node.audit.reports.drawing import Drawing, bar
+from iap_node.audit.reports.rendering import document, page, table
+from iap_node.records import Finding, Severity
+
+MOST_BARS = 20  # of the drawing of what was found most often
+
+CSV_COLUMNS = (
+    "series_instance_uid", "study_instance_uid", "folder", "manufacturer", "manufacturer_model_name",
+    "software_versions", "series_number", "series_description", "n_instances", *findings.COLUMNS,
+)  # fmt: skip
+
+
+def as_html(audit: FolderAudit, at: datetime) -> str:
+    """A page that needs nothing else: for the screen, and for paper."""
+    found = [finding for series in audit.series for finding in series.findings]
+    severities = Counter(finding.severity for finding in found)
+    return page(
+        "folder.html",
+        at,
+        audit=audit,
+        n_checks=len(CHECKS),
+        severities={severity.value: severities[severity] for severity in Severity},
+        frequent=frequent(found),
+        conspicuous=sorted(
+            (series for series in audit.series if series.findings),
+            key=lambda one: (findings.worst(one.findings), -len(one.findings)),
+        ),
+        quiet=[series for series in audit.series if not series.findings],
+        below=lambda path: _below(audit, path),
+        where=lambda series: _where(audit, series, ", "),
+        without_history=lambda of_series: [(finding, None) for finding in of_series],
+        explanation=findings.explanation,
+    )
+
+
+def frequent(found: Iterable[Finding]) -> list[tuple[str, Drawing, int]]:
+    """What was found most often: check, bar in the colour of its worst severity, how often."""
+    of_check: dict[str, list[Finding]] = {}
+    for finding in found:
+        of_check.setdefault(finding.check, []).append(finding)
+    most = sorted(of_check.items(), key=lambda item: (-len(item[1]), item[0]))[:MOST_BARS]
+    styles = {rank: severity.value for severity, rank in findings.RANK.items()}
+    return [
+        (name, bar(len(these) / len(most[0][1]), str(len(these)), styles[findings.worst(these)]), len(these))
+        for name, these in most
+    ]
+
+
+def as_csv(audit: FolderAudit) -> str:
+    """One line per finding; a series without one has none."""
+    return table(
+        CSV_COLUMNS,
+        (
+            (
+                series.series_instance_uid, series.study_instance_uid, _where(audit, series, "; "),
+                series.manufacturer, series.manufacturer_model_name, series.software_versions, series.series_number,
+                series.series_description, series.n_instances, *findings.cells(finding),
+            )
+            for series in audit.series
+            for finding in series.findings
+        ),
+    )  # fmt: skip
+
+
+def as_json(audit: FolderAudit, at: datetime) -> str:
+    """Everything, one object per series."""
+    return document(
+        at,
+        {
+            "folder": audit.root,
+            "n_files": audit.n_files,
+            "n_instances": audit.n_instances,
+            "n_findings": audit.n_findings,
+            "series": [_as_object(audit, series) for series in audit.series],
+            "unread": [{"path": _below(audit, one.path), "reason": one.reason} for one in audit.unread],
+        },
+    )
+
+
+def _as_object(audit: FolderAudit, series: AuditedSeries) -> dict[str, Any]:
+    return {
+        "series_instance_uid": series.series_instance_uid,
+        "study_instance_uid": series.study_instance_uid,
+        "folders": [_below(audit, folder) for folder in series.folders],
+        "n_instances": series.n_instances,
+        "modality": series.modality,
+        "manufacturer": series.manufacturer,
+        "manufacturer_model_name": series.manufacturer_model_name,
+        "software_versions": series.software_versions,
+        "series_number": series.series_number,
+        "series_description": series.series_description,
+        "protocol_name": series.protocol_name,
+        "findings": [findings.as_object(finding) for finding in series.findings],
+    }
+
+
+def _where(audit: FolderAudit, series: AuditedSeries, separator: str) -> str:
+    return separator.join(_below(audit, folder) for folder in series.folders)
+
+
+def _below(audit: FolderAudit, path: Path) -> str:
+    """A path as seen from the folder that was audited."""
+    return str(path.relative_to(audit.root)) if path.is_relative_to(audit.root) else str(path)
