@@ -149,6 +149,27 @@ class ParameterPrediction:
 
 
 @dataclass(frozen=True, slots=True)
+class StatedFit:
+    """How well one stated value fits the pixels."""
+
+    keyword: str
+    p_value: float  # conformal: the share of right headers in which this value fits no better
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderFit:
+    """How well a header as a whole fits the pixels, over the values that it states and the model can judge.
+
+    `terms` stand by falling weight; `without` holds the p-value of the header without its first 1, 2, ... terms. What
+    is inferred by association is not among them.
+    """
+
+    p_value: float  # conformal: the share of right headers, stating the same parameters, that fit no better
+    terms: tuple[StatedFit, ...]
+    without: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesPrediction:
     """What the pixels of one series say, or that the model abstains."""
 
@@ -159,6 +180,7 @@ class SeriesPrediction:
     novelty_threshold: float
     n_slices: int
     parameters: tuple[ParameterPrediction, ...] = ()
+    header_fit: HeaderFit | None = None  # None: no header was shown, it states too little, or the model cannot say
 
 
 # ---------------------------------------------------------------- header comparison
@@ -327,6 +349,7 @@ class Finding:
     suggested_value: str | None  # as it would be written; None where nothing says what is right
     raised_by: Witness = Witness.STANDARD
     testimonies: tuple[Testimony, ...] = ()  # of all witnesses that know something of this element, for and against
+    conclusion: str = ""  # what the witnesses make of it together: who is probably wrong, in one sentence
 
 
 class FindingState(StrEnum):
@@ -354,5 +377,20 @@ class StatedProtocol:
     model: str
     serial_number: str
     software_versions: str
-    protocol: str  # protocol name and sequence: which series are meant to be alike
+    protocol: str  # protocol name, sequence and kind of image: which series are meant to be alike; "": nobody can tell
     values: tuple[tuple[str, str], ...]
+
+    @property
+    def device(self) -> str:
+        """Which scanner it is: its maker and serial number; the model where no serial number tells."""
+        return "\\".join((self.manufacturer, "" if self.serial_number else self.model, self.serial_number))
+
+
+@dataclass(frozen=True, slots=True)
+class PastSeries:
+    """A series that a scanner's habit is made of: one of the archive, or another one of the folder."""
+
+    series: str  # what tells it from others
+    study: str  # what tells its study from others
+    protocol: StatedProtocol
+    at: datetime | None = None  # when it came or was acquired; None: nobody can tell
