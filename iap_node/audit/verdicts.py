@@ -89,16 +89,16 @@ def _compare_class(
     if unusable:
         return _not_judged(parameter, value, unusable, predicted)
     if value.canonical is None:
-        why = ASSOCIATION if pixels.by_association else ""
-        if not suggestion:
-            why = f"no value is suggested: the most probable, {predicted}, has {_percent(best_probability)}"
+        sure = "" if suggestion else "no value is suggested: "
+        why = f"{sure}the most probable, {predicted}, has {_percent(best_probability)}"
+        why += f"; {ASSOCIATION}" if pixels.by_association else ""
         return HeaderComparison(parameter.keyword, "", predicted, None, Verdict.MISSING, suggestion, why)
 
     label = parameter.match(value.canonical, labels)
     if label is None:
         shown = parameter.text_with_unit(value.canonical)
         return _not_judged(parameter, value, f"the model has never seen '{shown}'", predicted)
-    equivalent = _same_classes(parameter, label, labels)
+    equivalent = parameter.equivalent(label, labels)
     probability = _probability(pixels, equivalent)
     if not pixels.prediction_set:
         return _not_judged(parameter, value, "no class fits the pixels at this level", predicted, probability)
@@ -113,16 +113,11 @@ def _compare_class(
     return _comparison(parameter, value, predicted, probability, Verdict.CONTRADICTS, suggestion, why)
 
 
-def _same_classes(parameter: AcquisitionParameter, label: str, labels: list[str]) -> set[str]:
-    """`label` and the classes that a physicist calls the same value: 1.494 T is 1.5 T, 2.8936 T is 3 T."""
-    return {other for other in labels if parameter.same(label, other) or parameter.same(other, label)}
-
-
 def _most_probable(parameter: AcquisitionParameter, pixels: ParameterPrediction) -> tuple[str, float]:
     """The class whose equivalent classes together are the most probable, and their probability."""
     labels = [label for label, _ in pixels.probabilities]
     own = dict(pixels.probabilities)
-    pooled = {label: _probability(pixels, _same_classes(parameter, label, labels)) for label in labels}
+    pooled = {label: _probability(pixels, parameter.equivalent(label, labels)) for label in labels}
     best = max(labels, key=lambda label: (pooled[label], own[label]))
     return best, pooled[best]
 

@@ -60,6 +60,15 @@ class AcquisitionParameter:
         text = self.text(value)
         return f"{text} {self.unit}" if text and self.unit else text
 
+    @property
+    def element(self) -> str:
+        """DICOM keyword of the element that states it: Pixel Spacing for Field of View, which no MR header holds."""
+        return "PixelSpacing" if self.keyword == "FieldOfView" else self.keyword
+
+    def equivalent(self, label: str, classes: Sequence[str]) -> set[str]:
+        """`label` and the classes that a physicist calls the same value: 1.494 T is 1.5 T, 2.8936 T is 3 T."""
+        return {other for other in classes if self.same(label, other) or self.same(other, label)}
+
     def match(self, value: str | float, classes: Sequence[str]) -> str | None:
         """The class of a vocabulary that `value` stands for, None when the vocabulary has none.
 
