@@ -44,6 +44,14 @@ class BytesState(StrEnum):
     LOST = "lost"  # `iap-node fsck --repair` did not find them, or found others
 
 
+class CommitmentState(StrEnum):
+    """How far the answer to a storage commitment request got."""
+
+    WAITING = "waiting"  # to be reported
+    DELIVERED = "delivered"  # the requestor has the report
+    EXPIRED = "expired"  # it could not be told in time
+
+
 class Table(DeclarativeBase):
     """Base of all tables; names every constraint, so that migrations can refer to them on both databases."""
 
@@ -320,8 +328,11 @@ class FindingRow(Table):
     __tablename__ = "finding"
     __table_args__ = (
         UniqueConstraint("series_id", "element", "check_name"),
-        Index(None, "state", "severity", "id"),  # the inbox
-        Index(None, "check_name", "element", "state"),  # rules, reports
+        Index(None, "series_id", "state"),  # how many of a series are open
+        # the inbox: the newest first of each severity, all of them, of one check, of one element
+        Index(None, "state", "severity", "found_at", "id"),
+        Index(None, "check_name", "state", "severity", "found_at", "id"),
+        Index(None, "element", "state", "severity", "found_at", "id"),
     )
 
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
@@ -335,6 +346,7 @@ class FindingRow(Table):
     raw: Mapped[str] = mapped_column(HeaderText)
     suggested_value: Mapped[str | None] = mapped_column(HeaderText)
     testimonies: Mapped[list[Any]]  # of `Testimony`
+    conclusion: Mapped[str] = mapped_column(HeaderText, default="")  # what the witnesses make of it together
     state: Mapped[FindingState] = mapped_column(state_column(FindingState, "state"))
     accepted_value: Mapped[str | None] = mapped_column(HeaderText)  # what a person takes for right
     rule_id: Mapped[int | None] = mapped_column(ForeignKey("dismissal_rule.id"), index=True)  # that dismissed it
@@ -456,3 +468,31 @@ class InstanceDeliveryRow(Table):
     status: Mapped[int | None]  # DIMSE status (PS3.4 Table B.2-1); None: no answer came
     comment: Mapped[str] = mapped_column(HeaderText)
     answered_at: Mapped[datetime]
+
+
+class CommitmentRow(Table):
+    """A storage commitment request (PS3.4 Annex J) and how far its report got.
+
+    `due_at` says when it is to be reported next: while an association or a process is at it, when another may.
+    """
+
+    __tablename__ = "commitment_request"
+    __table_args__ = (
+        CheckConstraint("(due_at IS NOT NULL) = (state = 'waiting')", name="due_while_waiting"),
+        Index(None, "state", "due_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(HeaderText, index=True)
+    calling_ae_title: Mapped[str] = mapped_column(HeaderText)  # of the requestor, to whom the report goes
+    source_address: Mapped[str] = mapped_column(HeaderText)
+    instances: Mapped[list[Any]]  # pairs of SOP Class UID and SOP Instance UID, as they were asked for
+    uid_in_use: Mapped[bool]  # the Transaction UID was that of another request that still waited
+    state: Mapped[CommitmentState] = mapped_column(state_column(CommitmentState, "state"))
+    attempts: Mapped[int]
+    due_at: Mapped[datetime | None]
+    n_not_committed: Mapped[int | None]  # as it was reported
+    error: Mapped[str | None] = mapped_column(HeaderText)  # of the last failed attempt
+    requested_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    updated_at: Mapped[datetime]

@@ -69,6 +69,7 @@ def upgrade() -> None:
         sa.Column("raw", sa.Text(), nullable=False),
         sa.Column("suggested_value", sa.Text(), nullable=True),
         sa.Column("testimonies", sa.JSON(), nullable=False),
+        sa.Column("conclusion", sa.Text(), nullable=False),
         sa.Column("state", state(*FINDING_STATES, name="state"), nullable=False),
         sa.Column("accepted_value", sa.Text(), nullable=True),
         sa.Column("rule_id", IDENTIFIER, nullable=True),
@@ -81,9 +82,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_finding")),
         sa.UniqueConstraint("series_id", "element", "check_name", name=op.f("uq_finding_series_id_element_check_name")),
     )
-    op.create_index(op.f("ix_finding_check_name_element_state"), "finding", ["check_name", "element", "state"])
     op.create_index(op.f("ix_finding_rule_id"), "finding", ["rule_id"])
-    op.create_index(op.f("ix_finding_state_severity_id"), "finding", ["state", "severity", "id"])
+    op.create_index(op.f("ix_finding_series_id_state"), "finding", ["series_id", "state"])
+    inbox = ("state", "severity", "found_at", "id")
+    for columns in (inbox, ("check_name", *inbox), ("element", *inbox)):
+        op.create_index(op.f(f"ix_finding_{'_'.join(columns)}"), "finding", list(columns))
 
     op.create_table(
         "finding_event",
