@@ -12,14 +12,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from iap_node.audit.checks import check_series
+from iap_node.audit.groups import ProtocolGroups
 from iap_node.dicom.part10 import read_instance_header
 from iap_node.dicom.statements import InstanceStatements, read_statements
 from iap_node.errors import UnreadableInstance
-from iap_node.records import Finding, InstanceHeader
+from iap_node.records import Finding, InstanceHeader, StatedProtocol
 
 FILES_AT_ONCE = 64  # identified by a process at a time
 FEW_FILES = 200  # are read by this process: others would take longer to start
@@ -57,7 +59,15 @@ class AuditedSeries:
     series_number: int | None
     series_description: str
     protocol_name: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  # of the header checks, then what its scanner's habit and its study have against it
+    stated: StatedProtocol | None = None  # what habits are made of
+    acquired_at: datetime | None = None  # None: no usable date in its headers
+    group: int | None = None  # rank of its parameter group; None: nobody can tell which series are meant to be alike
+
+    @property
+    def series_key(self) -> str:
+        """What tells it from the others of the folder: a Series Instance UID may appear in two studies."""
+        return f"{self.study_instance_uid}/{self.series_instance_uid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,7 @@ class FolderAudit:
     n_files: int
     series: tuple[AuditedSeries, ...]
     unread: tuple[UnreadFile, ...]
+    protocols: tuple[ProtocolGroups, ...] = ()  # by scanner, software and protocol; the groups' series are `series_key`s
 
     @property
     def n_instances(self) -> int:
