@@ -200,11 +200,11 @@ def test_peer_that_does_not_answer_is_given_up_after_the_timeout(start_peer, wri
 
     peer = start_peer(answer=answer)
     try:
-        results = send_instances([write_instance()], peer.config(timeout_s=0.5))
+        results = send_instances([write_instance()], peer.config(timeout_s=3.0))
     finally:
         finished.set()
     assert [(item.accepted, item.permanent, item.status) for item in results] == [(False, False, None)]
-    assert "0.5 s" in results[0].comment
+    assert "3 s" in results[0].comment  # long enough for a busy machine to negotiate in
 
 
 def test_spool_file_that_is_gone_fails_alone(start_peer, write_instance) -> None:
