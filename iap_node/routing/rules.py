@@ -23,7 +23,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from iap_node.config import ConditionConfig, DomainConfig, RoutingConfig
+from iap_node.config.routing import ConditionConfig, DomainConfig, RoutingConfig
 from iap_node.dicom.parameters import BY_KEYWORD, AcquisitionParameter, Nature
 from iap_node.records import (
     ConditionTrace,

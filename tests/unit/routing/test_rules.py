@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iap_node.config import ConditionConfig, RoutingConfig
+from iap_node.config.routing import ConditionConfig, RoutingConfig
 from iap_node.records import ParameterKind, ParameterPrediction, SeriesPrediction, Truth
 from iap_node.routing.rules import decide, judge_condition, rules_version
 

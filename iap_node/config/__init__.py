@@ -2,30 +2,27 @@
 
 Configuration enters here, once, at the start of a command; every room is handed its own section. Unknown keys are
 errors that name the key and the nearest right one. Defaults stand in the fields; `config.yaml` documents each (a
-test compares the two).
+test compares the two). `routing` is long enough for a module of its own.
 """
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
-from iap_node.dicom.parameters import BY_KEYWORD, Nature, canonical_number
+from iap_node.config.routing import TERM_KEYS, TERM_PROBLEM, RoutingConfig, section_of_tag
+from iap_node.config.section import Section, did_you_mean, keys_of
 from iap_node.errors import ConfigError
 
 ANY_AE_TITLE = "*"
 REFERENCE_MODEL = "reference"
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, no coercion surprises."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DatabaseConfig(Section):
@@ -134,7 +131,7 @@ class HabitConfig(Section):
     min_series: int = Field(10, ge=3)
     share: float = Field(0.8, gt=0.5, le=1)
     series: int = Field(500, ge=10)
-    tolerances: dict[str, float] = {}
+    tolerances: dict[str, float] = Field(default_factory=dict)
     vocabulary: Path | None = None
 
 
@@ -153,65 +150,6 @@ class AuditConfig(Section):
     suggest_probability: float = Field(0.8, gt=0, lt=1)
     habit: HabitConfig = HabitConfig()
     reports: ReportsConfig = ReportsConfig()
-
-
-class ConditionConfig(Section):
-    """One condition over a predicted parameter: exactly one of equals, one_of, near (with within), between."""
-
-    parameter: str
-    equals: str | float | None = None
-    one_of: tuple[str | float, ...] | None = None
-    near: float | None = None
-    within: float | None = None
-    between: tuple[float, float] | None = None
-
-    @model_validator(mode="after")
-    def _one_test(self) -> ConditionConfig:
-        if self.parameter not in BY_KEYWORD:
-            near = difflib.get_close_matches(self.parameter, BY_KEYWORD, n=1)
-            raise ValueError(f"unknown parameter {self.parameter!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        tests = [self.equals is not None, self.one_of is not None, self.near is not None, self.between is not None]
-        if sum(tests) != 1:
-            raise ValueError("give exactly one of equals, one_of, near, between")
-        if (self.near is None) != (self.within is None):
-            raise ValueError("near and within go together")
-        numeric = BY_KEYWORD[self.parameter].nature is Nature.NUMBER
-        if (self.near is not None or self.between is not None) and not numeric:
-            raise ValueError(f"{self.parameter} is not a number: use equals or one_of")
-        for value in (self.equals, *(self.one_of or ())) if numeric else ():
-            if value is not None and canonical_number(str(value)) is None:
-                raise ValueError(f"{self.parameter} is a number: {value!r} is none")
-        if self.between is not None and self.between[0] > self.between[1]:
-            raise ValueError("between needs the lower bound first")
-        return self
-
-
-class DomainConfig(Section):
-    """A set of images that a downstream model can work on: all conditions must hold."""
-
-    least_probability: float = Field(0.8, gt=0, le=1)
-    all: tuple[ConditionConfig, ...] = Field(min_length=1)
-
-
-class DownstreamModelConfig(Section):
-    """An AI model downstream: the domain that it accepts and where its series go."""
-
-    domain: str
-    destinations: tuple[str, ...] = Field(min_length=1)
-
-
-class DefaultRouteConfig(Section):
-    """Where a series goes that no domain claims; without destinations it stays here and is shown as unrouted."""
-
-    destinations: tuple[str, ...] = ()
-
-
-class RoutingConfig(Section):
-    """Domains, downstream models and the default route."""
-
-    domains: dict[str, DomainConfig] = {}
-    downstream_models: dict[str, DownstreamModelConfig] = {}
-    default: DefaultRouteConfig = DefaultRouteConfig()
 
 
 class DestinationConfig(Section):
@@ -265,24 +203,16 @@ class NodeConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     audit: AuditConfig = AuditConfig()
     routing: RoutingConfig = RoutingConfig()
-    destinations: dict[str, DestinationConfig] = {}
+    destinations: dict[str, DestinationConfig] = Field(default_factory=dict)
     retention: RetentionConfig = RetentionConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
-    def _names_refer_to_something(self) -> NodeConfig:
-        routes = [
-            (f"routing.downstream_models.{name}", model) for name, model in self.routing.downstream_models.items()
-        ]
-        for key, model in routes:
-            if model.domain not in self.routing.domains:
-                raise ValueError(f"{key}.domain: {_unknown_name(model.domain, self.routing.domains)}")
-        for key, names in [(f"{key}.destinations", model.destinations) for key, model in routes] + [
-            ("routing.default.destinations", self.routing.default.destinations)
-        ]:
+    def _destinations_are_defined(self) -> NodeConfig:
+        for key, names in self.routing.destination_names():
             for name in names:
                 if name not in self.destinations:
-                    raise ValueError(f"{key}: {_unknown_name(name, self.destinations)}")
+                    raise ValueError(f"{key}: {name!r} is not defined{did_you_mean(name, self.destinations)}")
         return self
 
     @property
@@ -301,11 +231,6 @@ class NodeConfig(Section):
         return self.data_dir / "patient.key"
 
 
-def _unknown_name(name: str, known: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"{name!r} is not defined" + (f"; did you mean {near[0]!r}?" if near else "")
-
-
 def load_config(path: Path) -> NodeConfig:
     """Read and validate a configuration file; relative paths in it are relative to the file.
 
@@ -318,7 +243,7 @@ def load_config(path: Path) -> NodeConfig:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; write one or name it with --config") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path}: the top level must be a mapping of sections, for example 'listener:'")
@@ -336,17 +261,33 @@ def parse_config(content: dict[str, Any], base: Path) -> NodeConfig:
     try:
         config = NodeConfig.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(problem) for problem in _causes(error.errors())]
         raise ConfigError("the configuration is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from error
     return _resolve_paths(config, base)
 
 
+def _causes(problems: Sequence[Any]) -> list[Any]:
+    """The problems without those that only follow: a list is too short when none of its items is right."""
+    places = [problem["loc"] for problem in problems]
+
+    def follows(problem: Any) -> bool:
+        own = problem["loc"]
+        return problem["type"] == "too_short" and any(p[: len(own)] == own and len(p) > len(own) for p in places)
+
+    return [problem for problem in problems if not follows(problem)]
+
+
 def _explain(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
+    location = ".".join(str(part) for part in problem["loc"] if section_of_tag(part) is None)
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), _keys_beside(problem["loc"]), n=1)
-        return f"{location}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+        return f"{location}: unknown key{did_you_mean(str(problem['loc'][-1]), _keys_beside(problem['loc']))}"
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] in ("literal_error", "enum"):
+        message += did_you_mean(str(problem["input"]), re.findall(r"'([^']+)'", problem["ctx"]["expected"]))
+    if problem["type"] == TERM_PROBLEM and isinstance(problem["input"], dict):
+        for key in problem["input"]:
+            if did_you_mean(str(key), TERM_KEYS):
+                return f"{location}.{key}: unknown key{did_you_mean(str(key), TERM_KEYS)}"
     return f"{location}: {message}" if location else message
 
 
@@ -354,12 +295,18 @@ def _keys_beside(location: tuple[Any, ...]) -> list[str]:
     """The keys that are right where an unknown one was found."""
     model: Any = NodeConfig
     for part in location[:-1]:
-        if isinstance(model, type) and issubclass(model, Section) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-        else:  # a name in a mapping, or an index in a list: the value's model stays
-            continue
-        model = _section_in(annotation)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
+        field = _field(model, part)
+        if section_of_tag(part) is not None:
+            model = section_of_tag(part)
+        elif field is not None:  # else a name in a mapping, or an index in a list: the value's model stays
+            model = _section_in(field.annotation)
+    return keys_of(model) if isinstance(model, type) and issubclass(model, Section) else []
+
+
+def _field(model: Any, key: object) -> FieldInfo | None:
+    if not (isinstance(model, type) and issubclass(model, Section)):
+        return None
+    return next((field for name, field in model.model_fields.items() if key in (name, field.alias)), None)
 
 
 def _section_in(annotation: Any) -> Any:
