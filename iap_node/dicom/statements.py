@@ -59,7 +59,8 @@ _CREATORS = frozenset(
     for number in (*range(0x10, 0x18), 0x40)
 )
 _SEQUENCES = frozenset({SHARED_GROUPS, PER_FRAME_GROUPS})
-_WANTED = _TOP_LEVEL | _CREATORS | _SEQUENCES | mosaic.PRIVATE_TAGS
+_PATIENT_ORIENTATION = 0x00540410  # Patient Orientation Code Sequence
+_WANTED = _TOP_LEVEL | _CREATORS | _SEQUENCES | mosaic.PRIVATE_TAGS | {_PATIENT_ORIENTATION}
 _MOSAIC_TAGS = mosaic.PRIVATE_TAGS | {mosaic.IMAGE_TYPE, mosaic.ROWS, mosaic.COLUMNS}
 
 # Classic tag -> functional group sequence and the element in it (PS3.3 C.7.6.16.2, C.8.13.5).
@@ -160,6 +161,7 @@ class InstanceStatements:
     grid: TileGrid | None = None
     grid_problem: str = ""  # why a mosaic's tiles cannot be placed
     creators: frozenset[str] = frozenset()  # Private Creators
+    has_patient_orientation: bool = False  # Patient Orientation Code Sequence: it may stand for Patient Position
 
     @property
     def sop_class_uid(self) -> str:
@@ -213,8 +215,9 @@ def read_statements(file: InstanceFile) -> InstanceStatements:
         n_frames, has_shared = len(per_frame), bool(shared)
     creators = frozenset(decode_text(found[tag][1]) for tag in found if tag in _CREATORS and len(found[tag][1]) <= 64)
     return InstanceStatements(
-        transfer_syntax_uid, top, images, n_frames, has_shared, pixels, grid, grid_problem, creators
-    )
+        transfer_syntax_uid, top, images, n_frames, has_shared, pixels, grid, grid_problem, creators,
+        _PATIENT_ORIENTATION in found,
+    )  # fmt: skip
 
 
 def _stated(tag: int, header: bytes, value: bytes, encoding: el.Encoding, character_set: bytes) -> Stated:

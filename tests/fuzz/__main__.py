@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TARGETS = ("commands", "headers", "part10_files", "associations", "segments", "judged_series")
+TARGETS = ("commands", "headers", "part10_files", "associations", "segments", "judged_series", "checked_series")
 TIMEOUT_S = 25  # of one input
 MAX_INPUT_BYTES = 40_000
 MEMORY_MIB = 1024  # of the process; what is watched more closely, the targets watch themselves

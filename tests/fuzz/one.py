@@ -16,7 +16,10 @@ from pathlib import Path
 import atheris
 import structlog
 
-INSTRUMENTED = ["iap_node.dicom", "iap_node.listener", "iap_node.spool", "pynetdicom.dimse_messages", "pynetdicom.pdu"]
+INSTRUMENTED = [
+    "iap_node.audit.checks", "iap_node.dicom", "iap_node.listener", "iap_node.spool", "pynetdicom.dimse_messages",
+    "pynetdicom.pdu",
+]  # fmt: skip
 
 
 def main(target: str, folder: Path, options: list[str]) -> None:

@@ -145,7 +145,7 @@ CHECKS = (
     Check(
         "one-per-series", _ONE_PER_SERIES, FindingKind.INCONSTANT, Severity.WARNING,
         "one value in all instances; words whatever their case, numbers within 0.1 %",
-        "PS3.3 A.1.2.2, A.1.2.3 (one scanner, study and frame of reference per series), C.7.3.1, C.7.5.1; all real "
+        "PS3.3 A.1.2.3 (one scanner, study and frame of reference per series), C.7.4.1.1.1, C.7.3.1, C.7.5.1; all real "
         "series measured hold it",
         "values that differ between frames of one instance alike in all instances; elements that all instances of one "
         "SOP Class leave out",

@@ -75,7 +75,7 @@ CHECKS = (
         "frames-and-functional-groups", (tags.NUMBER_OF_FRAMES, tags.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE),
         FindingKind.CONTRADICTION, Severity.ERROR,
         "Number of Frames = items of Per-Frame Functional Groups Sequence",
-        "PS3.3 C.7.6.16.1",
+        "PS3.3 Table C.7.6.16-1, C.7.6.16.1.2; Table A.36-2: Frame Content, which every frame has, is never shared",
         "Legacy Converted Enhanced MR",
         Scope.INSTANCE, frames,
     ),

@@ -208,7 +208,7 @@ CHECKS = (
     Check(
         "orientation-orthonormal", (tags.IMAGE_ORIENTATION_PATIENT,), FindingKind.VALUE, Severity.ERROR,
         "row and column directions have length 1 and a dot product of 0, each within 1e-3",
-        "PS3.3 C.7.6.2.1.1",
+        "PS3.3 C.7.6.2.1.1 (orthogonal, normal)",
         "rounding jitter (GE)",
         Scope.IMAGE, orientation,
     ),

@@ -24,7 +24,7 @@ def bits(instance: InstanceStatements) -> Iterator[Doubt]:
     """Bits Stored <= Bits Allocated, High Bit = Bits Stored - 1."""
     top = instance.top
     allocated, stored, high = (top.number(tag) for tag in (tags.BITS_ALLOCATED, tags.BITS_STORED, tags.HIGH_BIT))
-    if allocated is not None and allocated not in (1, 8, 16, 32, 64):
+    if allocated is not None and allocated != 1 and (allocated <= 0 or allocated % 8):
         raw = top.text(tags.BITS_ALLOCATED)
         yield Doubt(tags.BITS_ALLOCATED, f"{title(tags.BITS_ALLOCATED)} is {shown(raw)}, not 1 or whole bytes", raw)
     if allocated is not None and stored is not None and not 0 < stored <= allocated:

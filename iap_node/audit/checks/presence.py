@@ -37,7 +37,9 @@ _ENHANCED_TYPE_1C = (tags.MAGNETIC_FIELD_STRENGTH, tags.MR_ACQUISITION_TYPE, tag
 def _without_value(image: Image, tag: int) -> str:
     """How the value is lacking; "" where there is one."""
     found = image.get(tag)
-    return "is absent" if found is None else "" if found.raw else "is empty"
+    if found is None:
+        return "is absent"
+    return "" if found.raw.strip("\\ ") else "is empty"  # delimiters alone are no value: PS3.5 7.4.1
 
 
 def type_1(instance: InstanceStatements) -> Iterator[Doubt]:
@@ -59,6 +61,8 @@ def type_2(instance: InstanceStatements) -> Iterator[Doubt]:
     vendor = vendors.by_name(top.text(tags.MANUFACTURER))
     for tag in _TYPE_2:
         if top.get(tag) is not None or (tag == tags.SCAN_OPTIONS and vendor == vendors.SIEMENS):
+            continue
+        if tag == tags.PATIENT_POSITION and instance.has_patient_orientation:
             continue
         if tag == tags.REPETITION_TIME and _has_no_repetition(top):
             continue
@@ -137,8 +141,9 @@ CHECKS = (
     Check(
         "type-2-element", _TYPE_2, FindingKind.MISSING, Severity.NOTE,
         "a type 2 element of MR Image Storage is there; empty is allowed",
-        "PS3.5 7.4.3; PS3.3 C.8.3.1, C.7.5.1, C.7.3.1, C.7.6.1",
-        "Siemens leaves Scan Options out; Repetition Time is not required of echo planar without segments",
+        "PS3.5 7.4.3, 7.4.4 (2C); PS3.3 C.8.3.1, C.7.6.2, C.7.5.1, C.7.3.1, C.7.6.1",
+        "Siemens leaves Scan Options out; Repetition Time is not required of echo planar without segments, nor Patient "
+        "Position beside Patient Orientation Code Sequence (0054,0410)",
         Scope.INSTANCE, type_2,
     ),
     Check(

@@ -189,7 +189,7 @@ def diameter_and_extent(image: Image, instance: InstanceStatements) -> Iterator[
     if abs(diameter - max(extents)) > _DIAMETER_TOLERANCE * max(extents):
         evidence = (
             f"{title(tag)} is {diameter:g} mm, Pixel Spacing makes the image {extents[0]:.5g} x {extents[1]:.5g} mm "
-            "(tolerance 2 %)"
+            "(tolerance 2 %); right only where the image was cropped or padded afterwards"
         )
         yield Doubt(tag, evidence, image.text(tag), f"{max(extents):.4g}")
 
@@ -301,7 +301,7 @@ CHECKS = (
         (tags.RECONSTRUCTION_DIAMETER, tags.PIXEL_SPACING, tags.ROWS, tags.COLUMNS),
         FindingKind.CONTRADICTION, Severity.WARNING,
         "Reconstruction Diameter = max(Rows x row spacing, Columns x column spacing), 2 %",
-        "PS3.3 C.8.3.1; all real series measured hold it",
+        "PS3.3 C.8.3.1 (Note: so where the image is neither cropped nor padded); all real series measured hold it",
         "Siemens and UIH, who leave it out; 0; derived images",
         Scope.IMAGE, diameter_and_extent,
     ),

@@ -10,24 +10,22 @@ from iap_node.audit.checks.units import GYROMAGNETIC_RATIOS
 from iap_node.dicom.statements import Image, InstanceStatements
 from iap_node.records import FindingKind, Severity
 
-# PS3.3 C.7.3.1.1.2, with those of upright and veterinary imaging.
+# PS3.3 C.7.3.1.1.2, animals included: who lies on a side cannot enter with it, nor with back or belly when prone.
 PATIENT_POSITIONS = frozenset(
     {first + second for first in ("HF", "FF") for second in ("P", "S", "DR", "DL")}
-    | {first + second for first in ("LF", "RF", "AF", "PF") for second in ("P", "S", "DR", "DL")}
+    | {first + second for first in ("LF", "RF") for second in ("P", "S")}
+    | {first + second for first in ("AF", "PF") for second in ("DR", "DL")}
 )
 _YES_NO = frozenset({"Y", "N"})
 _ENUMERATED: dict[int, frozenset[str]] = {
     tags.MODALITY: frozenset({"MR"}),
     tags.PATIENT_POSITION: PATIENT_POSITIONS,
     tags.SCANNING_SEQUENCE: frozenset({"SE", "IR", "GR", "EP", "RM"}),
-    tags.MR_ACQUISITION_TYPE: frozenset({"1D", "2D", "3D"}),
+    tags.MR_ACQUISITION_TYPE: frozenset({"2D", "3D"}),
     tags.ANGIO_FLAG: _YES_NO,
     tags.VARIABLE_FLIP_ANGLE_FLAG: _YES_NO,
     tags.PIXEL_REPRESENTATION: frozenset({"0", "1"}),
 }
-_ENHANCED_ACQUISITION_TYPES = frozenset(
-    {"1D", "2D", "3D", "CONCURRENT_2D", "CONCURRENT_2D_3D", "2D_3D", "CONCURRENT_3D"}
-)
 _DIRECTIONS = frozenset({"ROW", "COL"})
 _ENHANCED_DIRECTIONS = frozenset({"ROW", "COLUMN", "OTHER"})
 _OTHER_SPELLINGS = {"COLUMN": "COL", "COL": "COLUMN", "YES": "Y", "NO": "N"}
@@ -39,10 +37,8 @@ def enumerated_value(image: Image, instance: InstanceStatements) -> Iterator[Dou
     """Enumerated values are among those that the standard lists."""
     for tag, allowed in _ENUMERATED.items():
         terms = image.terms(tag)
-        if not terms:
+        if not terms or (image.is_frame and tag == tags.MR_ACQUISITION_TYPE):
             continue
-        if image.is_frame and tag == tags.MR_ACQUISITION_TYPE:
-            allowed = _ENHANCED_ACQUISITION_TYPES
         yield from _among(image, tag, terms, allowed)
     direction = tags.IN_PLANE_PHASE_ENCODING_DIRECTION
     terms = image.terms(direction)
@@ -100,22 +96,24 @@ CHECKS = (
     Check(
         "enumerated-value", (*_ENUMERATED, tags.IN_PLANE_PHASE_ENCODING_DIRECTION), FindingKind.VALUE, Severity.WARNING,
         "an enumerated value is one of those that the standard lists",
-        "PS3.3 C.7.3.1.1.1, C.7.3.1.1.2, C.8.3.1, C.8.13.5.3, C.7.6.3",
-        "decubitus positions (HFDL, HFDR, FFDL, FFDR); defined terms, to which vendors may add "
-        "(Sequence Variant, Scan Options); empty values; COLUMN and OTHER in functional groups",
+        "PS3.3 C.8.3.1, C.8.13.5.3, C.7.6.3, C.7.3.1.1.1 and C.8.13.6 (Modality), C.7.3.1.1.2 (Patient Position: "
+        "defined terms, to which nobody adds)",
+        "decubitus positions (HFDL, HFDR, FFDL, FFDR) and those of animals; defined terms, to which vendors may add "
+        "(Sequence Variant, Scan Options, MR Acquisition Type of enhanced MR); empty values; COLUMN and OTHER in "
+        "functional groups",
         Scope.IMAGE, enumerated_value,
     ),
     Check(
         "image-type", (tags.IMAGE_TYPE,), FindingKind.VALUE, Severity.NOTE,
         "Image Type value 1 is ORIGINAL or DERIVED, value 2 PRIMARY or SECONDARY; MIXED in enhanced MR",
-        "PS3.3 C.7.6.1.1.2, C.8.13.1.1.1, C.8.16.1",
+        "PS3.3 C.7.6.1.1.2, C.8.3.1.1.1, C.8.13.1.1.1, C.8.16.1",
         "whatever vendors write from value 3 on",
         Scope.IMAGE, image_type,
     ),
     Check(
         "nucleus-without-mass-number", (tags.IMAGED_NUCLEUS, tags.RESONANT_NUCLEUS), FindingKind.VALUE, Severity.NOTE,
         "the nucleus has its mass number, 1H",
-        "PS3.3 C.8.3.1 (Imaged Nucleus), C.8.13.2 (Resonant Nucleus, defined terms)",
+        "PS3.3 C.8.3.1 (Imaged Nucleus; examples: 31P, 1H), C.8.13.2 (Resonant Nucleus, defined terms)",
         "names that stand for no nucleus known here",
         Scope.IMAGE, nucleus,
     ),

@@ -362,7 +362,9 @@ def wrong_terms(instances: Sequence[InstanceStatements]) -> Iterator[Corruption]
     ):
         if with_value(instances, tag):
             derived = instances[0].images[0].terms(tags.IMAGE_TYPE)[:1] != ("ORIGINAL",)
-            visible = not (derived and text == "0")
+            framed = any(image.is_frame for one in instances for image in one.images)
+            defined = framed and tag == tags.MR_ACQUISITION_TYPE  # a defined term there: vendors may have others
+            visible = not (derived and text == "0") and not defined
             yield Corruption(f"{text} in {tag:08X}", (tag,), visible, all_changed(instances, {tag: to(text)}))
 
 

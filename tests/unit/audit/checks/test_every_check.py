@@ -52,6 +52,7 @@ def codestream(rows: int, columns: int, samples: int = 1, precision: int = 12) -
 FAULTS = [
     Case("type-1-value", one(PixelSpacing=None), "PixelSpacing"),
     Case("type-1-value", one(ImageType=""), "ImageType"),
+    Case("type-1-value", one(SequenceVariant="\\"), "SequenceVariant"),
     Case("type-2-element", one(PatientPosition=None), "PatientPosition"),
     Case("known-value-empty", one(EchoTime=""), "EchoTime"),
     Case("field-strength-missing", one(MagneticFieldStrength=None), "MagneticFieldStrength", "3"),
@@ -76,6 +77,8 @@ FAULTS = [
     Case("date-or-time", one(StudyDate="20230229"), "StudyDate"),
     Case("date-or-time", one(StudyTime="2515"), "StudyTime"),
     Case("enumerated-value", one(PatientPosition="PRONE"), "PatientPosition"),
+    Case("enumerated-value", one(PatientPosition="LFDR"), "PatientPosition"),
+    Case("enumerated-value", one(MRAcquisitionType="1D"), "MRAcquisitionType"),
     Case("enumerated-value", one(InPlanePhaseEncodingDirection="COLUMN"), "InPlanePhaseEncodingDirection", "COL"),
     Case("enumerated-value", one(Modality="OT"), "Modality", "MR"),
     Case("image-type", one(ImageType="PRIMARY\\ORIGINAL"), "ImageType"),
@@ -180,6 +183,7 @@ FAULTS = [
     ),
     Case("top-level-and-functional-groups", lambda: [frames(top_RepetitionTime="400")], "RepetitionTime", "300"),
     Case("bits", one(HighBit="15"), "HighBit", "11"),
+    Case("bits", one(BitsAllocated="12"), "BitsAllocated"),
     Case("bits", one(BitsStored="24"), "BitsStored"),
     Case("samples-and-photometric-interpretation", one(PhotometricInterpretation="RGB"), "SamplesPerPixel", "3"),
     Case("pixel-data-there", lambda: [instance({"pixels": None})], "PixelData"),
@@ -231,6 +235,12 @@ LEGITIMATE: dict[str, Make] = {
     "a fast gradient echo": one(RepetitionTime="1.8", EchoTime="0.8", PixelBandwidth="1500"),
     "a field map's frames without echo time": lambda: [frames(EchoTime="0")],
     "a decubitus patient": one(PatientPosition="HFDL"),
+    "an animal that enters with its left side": one(PatientPosition="LFP"),
+    "a patient's position in codes": lambda: [instance({"has_patient_orientation": True}, PatientPosition=None)],
+    "a vendor's own acquisition type of enhanced MR": lambda: [frames(MRAcquisitionType="2D_3D")],
+    "three bytes for a pixel": lambda: [
+        instance(pixels(3 * PIXELS // 2, 3 * PIXELS // 2), BitsAllocated="24", BitsStored="24", HighBit="23")
+    ],
     "an averaged fraction": one(NumberOfAverages="0.78125"),
     "a derived map": one(
         ImageType="DERIVED\\SECONDARY\\ADC", EchoTime="", FlipAngle="0", SliceThickness="0", AcquisitionMatrix=None
