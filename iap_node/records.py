@@ -394,3 +394,30 @@ class PastSeries:
     study: str  # what tells its study from others
     protocol: StatedProtocol
     at: datetime | None = None  # when it came or was acquired; None: nobody can tell
+
+
+# ---------------------------------------------------------------- people
+
+
+class Role(StrEnum):
+    """What a person or a program may do; each may do what those before it may."""
+
+    VIEWER = "viewer"  # looks
+    PHYSICIST = "physicist"  # decides on findings, corrects copies
+    OPERATOR = "operator"  # moves work: requeue, reroute, release, re-judge, upload, rules, destinations
+    ADMIN = "admin"  # people, tokens, models, retention
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Somebody who signs in: a person with a password or through OpenID Connect, or the owner of a token."""
+
+    id: int
+    name: str
+    role: Role
+    must_change_password: bool = False
+
+    def may(self, role: Role) -> bool:
+        """Whether this account may do what `role` may."""
+        order = list(Role)
+        return order.index(self.role) >= order.index(role)

@@ -19,6 +19,7 @@ from iap_node.records import (
     FindingState,
     JobKind,
     JobState,
+    Role,
     SeriesState,
     Severity,
     Verdict,
@@ -496,3 +497,59 @@ class CommitmentRow(Table):
     requested_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+
+
+class AccountRow(Table):
+    """Somebody who may sign in to the console. Never deleted, so that the audit trail stays readable."""
+
+    __tablename__ = "account"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    password_hash: Mapped[str | None] = mapped_column(String(256))  # argon2id; None: signs in through OpenID Connect
+    subject: Mapped[str | None] = mapped_column(String(256), unique=True)  # of OpenID Connect: "ISSUER SUB"
+    role: Mapped[Role] = mapped_column(state_column(Role, "role"))
+    must_change_password: Mapped[bool]
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+
+class WebSessionRow(Table):
+    """A browser that is signed in; the cookie's token itself is stored nowhere."""
+
+    __tablename__ = "web_session"
+
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), index=True)
+    csrf_token: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class ApiTokenRow(Table):
+    """A program's key to the API: what it may do is the lesser of `role` and its owner's role."""
+
+    __tablename__ = "api_token"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)  # SHA-256
+    name: Mapped[str] = mapped_column(String(64))
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), index=True)
+    role: Mapped[Role] = mapped_column(state_column(Role, "role"))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class AuditTrailRow(Table):
+    """Who did what, when; rows are only ever added. No patient identity, no secret."""
+
+    __tablename__ = "audit_trail"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    who: Mapped[str] = mapped_column(HeaderText)  # account's name, or "token NAME of ACCOUNT"
+    action: Mapped[str] = mapped_column(String(64))  # "sign in", "accept finding", "requeue job"
+    subject: Mapped[str] = mapped_column(HeaderText)  # what it was done to: a UID, a number, a name
+    detail: Mapped[str] = mapped_column(HeaderText)
+    address: Mapped[str] = mapped_column(HeaderText)  # from where
