@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from iap_node.database.columns import HeaderInteger, HeaderText, Identifier, UtcDateTime, state_column
@@ -34,6 +34,13 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     FAILED = "failed"  # its DELIVER job is a dead letter
     SUPERSEDED = "superseded"  # a later revision takes its instances along
+
+
+class RouteAction(StrEnum):
+    """What a person did about a route."""
+
+    RELEASED = "released"  # a held series goes where the rules would have sent it
+    REROUTED = "rerouted"  # it goes where the person says
 
 
 class BytesState(StrEnum):
@@ -427,17 +434,45 @@ class CorrectionRow(Table):
     made_at: Mapped[datetime]
 
 
+class RoutingRulesRow(Table):
+    """The routing rules of one version, as they decided: `version` is what decisions name."""
+
+    __tablename__ = "routing_rules"
+
+    version: Mapped[str] = mapped_column(String(64), primary_key=True)
+    rules: Mapped[dict[str, Any]]  # the whole `routing` section
+    first_used_at: Mapped[datetime]
+
+
 class RouteDecisionRow(Table):
     """Where a judged revision goes, and why; `payload` is the whole `RouteDecision`."""
 
     __tablename__ = "route_decision"
+    __table_args__ = (
+        Index("ix_route_decision_held", "judgement_id", sqlite_where=text("held"), postgresql_where=text("held")),
+    )
 
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
     judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"), unique=True)
-    domain: Mapped[str | None] = mapped_column(HeaderText, index=True)  # None: the default route
+    domain: Mapped[str | None] = mapped_column(HeaderText, index=True)  # the first that a model takes it for
     reason: Mapped[str] = mapped_column(HeaderText)
     rules_version: Mapped[str] = mapped_column(HeaderText)
+    held: Mapped[bool] = mapped_column(server_default=false())  # nothing was sent: it waits for a `route_change`
     payload: Mapped[dict[str, Any]]
+
+
+class RouteChangeRow(Table):
+    """What a person decided about the route of a judged revision; rows are only ever added."""
+
+    __tablename__ = "route_change"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"), index=True)
+    action: Mapped[RouteAction] = mapped_column(state_column(RouteAction, "action"))
+    destinations: Mapped[list[Any]]  # that it was sent to
+    who: Mapped[str] = mapped_column(HeaderText)
+    reason: Mapped[str] = mapped_column(HeaderText)
+    at: Mapped[datetime]
 
 
 class DeliveryRow(Table):
@@ -454,6 +489,7 @@ class DeliveryRow(Table):
     revision: Mapped[int]
     destination: Mapped[str] = mapped_column(HeaderText)
     state: Mapped[DeliveryState] = mapped_column(state_column(DeliveryState, "state"))
+    shadow: Mapped[bool] = mapped_column(server_default=false())  # sent for comparison: it counts as not routed
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
