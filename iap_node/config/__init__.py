@@ -97,6 +97,70 @@ class ListenerConfig(Section):
         return self
 
 
+class RequestorConfig(Section):
+    """Where a peer that asks for storage commitment takes its report; its AE title is the key."""
+
+    host: str
+    port: int = Field(ge=1, le=65535)
+    tls: TlsConfig = TlsConfig()
+
+
+class StorageCommitmentConfig(Section):
+    """The Storage Commitment Push Model as an SCP: how the reports get to those who asked."""
+
+    requestors: dict[str, RequestorConfig] = {}
+    same_association: bool = True
+    patience_s: float = Field(10.0, ge=0)
+    timeout_s: float = Field(30.0, gt=0)
+    backoff_s: float = Field(30.0, gt=0)
+    backoff_max_s: float = Field(3600.0, gt=0)
+    expire_h: float = Field(72.0, gt=0)
+
+    @field_validator("requestors")
+    @classmethod
+    def _ae_titles(cls, value: dict[str, RequestorConfig]) -> dict[str, RequestorConfig]:
+        for ae_title in value:
+            if not 0 < len(ae_title.strip()) <= 16:
+                raise ValueError(f"{ae_title!r} is no AE title: it has 1 to 16 characters")
+        return value
+
+
+class QueryConfig(Section):
+    """C-FIND as an SCP over what the node holds."""
+
+    max_results: int = Field(10_000, ge=1)
+
+
+class PullScheduleConfig(Section):
+    """What is pulled by the clock; the filters are those of `iap-node pull`."""
+
+    cron: str
+    days: int | None = Field(2, ge=0)
+    modalities: tuple[str, ...] = ()
+    description: str = ""
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        if len(value.split()) != 5:
+            raise ValueError(f"{value!r} is no schedule: minute hour day month weekday, for example '0 2 * * *'")
+        return value
+
+
+class SourceConfig(Section):
+    """A PACS from which series are pulled: C-FIND and C-MOVE or C-GET as an SCU."""
+
+    ae_title: str = Field(min_length=1, max_length=16)
+    host: str
+    port: int = Field(ge=1, le=65535)
+    calling_ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
+    retrieve: Literal["move", "get"] = "move"
+    timeout_s: float = Field(60.0, gt=0)
+    instances_per_minute: int | None = Field(None, ge=1)
+    schedule: PullScheduleConfig | None = None
+    tls: TlsConfig = TlsConfig()
+
+
 class SeriesConfig(Section):
     """When a series counts as complete."""
 
@@ -198,6 +262,9 @@ class NodeConfig(Section):
     database: DatabaseConfig = DatabaseConfig()
     spool: SpoolConfig = SpoolConfig()
     listener: ListenerConfig = ListenerConfig()
+    storage_commitment: StorageCommitmentConfig = StorageCommitmentConfig()
+    query: QueryConfig = QueryConfig()
+    sources: dict[str, SourceConfig] = {}
     series: SeriesConfig = SeriesConfig()
     jobs: JobsConfig = JobsConfig()
     inference: InferenceConfig = InferenceConfig()
