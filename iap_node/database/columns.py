@@ -1,4 +1,4 @@
-"""Column types that mean the same on SQLite and on PostgreSQL. Used by `tables` only."""
+"""Column types that mean the same on SQLite and on PostgreSQL. Used by `tables`, and where stored text is compared."""
 
 from __future__ import annotations
 
@@ -43,12 +43,18 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def storable(text: str) -> str:
+    """Text as both databases keep it: NUL is dropped, lone surrogates become `?`."""
+    if text.isascii() and "\0" not in text:  # nearly always
+        return text
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
 class HeaderText(TypeDecorator[str]):
     """Text from outside: header elements, peers' comments, error texts.
 
     Real headers pad with NUL and carry bytes of undeclared character sets. PostgreSQL refuses NUL, both
-    databases refuse lone surrogates. An odd description must not cost an instance: NUL is dropped, surrogates
-    become `?`.
+    databases refuse lone surrogates. An odd description must not cost an instance: `storable` makes it one.
     """
 
     impl = Text
@@ -56,9 +62,7 @@ class HeaderText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Make the text storable."""
-        if value is None or (value.isascii() and "\0" not in value):  # nearly always
-            return value
-        return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+        return None if value is None else storable(value)
 
 
 class HeaderInteger(TypeDecorator[int]):
