@@ -431,7 +431,9 @@ class CorrectionRow(Table):
     n_instances: Mapped[int]
     target: Mapped[str] = mapped_column(HeaderText)  # a folder, or a destination's name in config.yaml
     made_by: Mapped[str] = mapped_column(HeaderText)
-    made_at: Mapped[datetime]
+    made_at: Mapped[datetime]  # as the copies say it; the same whenever they are made again
+    software_version: Mapped[str] = mapped_column(String(64))  # as the copies say it
+    finished_at: Mapped[datetime | None]  # None: not all instances are written yet
 
 
 class RoutingRulesRow(Table):
@@ -505,6 +507,7 @@ class InstanceDeliveryRow(Table):
     status: Mapped[int | None]  # DIMSE status (PS3.4 Table B.2-1); None: no answer came
     comment: Mapped[str] = mapped_column(HeaderText)
     answered_at: Mapped[datetime]
+    sent_sop_instance_uid: Mapped[str | None] = mapped_column(HeaderText)  # of a corrected copy; None: the original's
 
 
 class CommitmentRow(Table):

@@ -133,13 +133,17 @@ def upgrade() -> None:
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("made_by", sa.Text(), nullable=False),
         sa.Column("made_at", TIME, nullable=False),
+        sa.Column("software_version", sa.String(length=64), nullable=False),
+        sa.Column("finished_at", TIME, nullable=True),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_correction_series_id_series")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_correction")),
     )
     op.create_index(op.f("ix_correction_series_id"), "correction", ["series_id"])
+    op.add_column("instance_delivery", sa.Column("sent_sop_instance_uid", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
     """Drop the tables, children first."""
+    op.drop_column("instance_delivery", "sent_sop_instance_uid")
     for table in ("correction", "stated_protocol", "finding_event", "finding", "dismissal_rule"):
         op.drop_table(table)
