@@ -78,7 +78,7 @@ class FolderAudit:
     n_files: int
     series: tuple[AuditedSeries, ...]
     unread: tuple[UnreadFile, ...]
-    protocols: tuple[ProtocolGroups, ...] = ()  # by scanner, software and protocol; the groups' series are `series_key`s
+    protocols: tuple[ProtocolGroups, ...] = ()  # by scanner, software, protocol; the groups' series are `series_key`s
 
     @property
     def n_instances(self) -> int:

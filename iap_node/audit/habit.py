@@ -14,10 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from iap_node.audit.protocol import stated_protocol
 from iap_node.audit.vocabulary import Vocabulary
 from iap_node.config import HabitConfig
-from iap_node.dicom.statements import InstanceStatements
 from iap_node.records import Finding, PastSeries, StatedProtocol, Testimony
+
+__all__ = [
+    "DEVIATES", "SOFTWARE_CHANGED", "STUDY", "Habit", "habit_findings", "habit_testimony", "learn_habit",
+    "stated_protocol",
+]  # fmt: skip
 
 DEVIATES, SOFTWARE_CHANGED, STUDY = "habit-deviates", "habit-software-changed", "habit-study"
 
@@ -25,11 +30,6 @@ DEVIATES, SOFTWARE_CHANGED, STUDY = "habit-deviates", "habit-software-changed", 
 @dataclass(frozen=True, slots=True)
 class Habit:
     """What one scanner usually writes for one protocol, with the software of one series."""
-
-
-def stated_protocol(instances: Sequence[InstanceStatements], vocabulary: Vocabulary) -> StatedProtocol:
-    """What the headers of one series state of scanner and protocol."""
-    raise NotImplementedError
 
 
 def learn_habit(

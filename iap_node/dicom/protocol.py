@@ -1,4 +1,4 @@
-"""The elements that a protocol is made of: which of them it fixes, which people adapt to the patient, how close is equal.
+"""The elements of a protocol: which it fixes, which people adapt to the patient, and how close two values are equal.
 
 Called by `iap_node.config` (whose tolerances may be set for each), and by the audit, which learns from them what a
 scanner usually writes. Where an element is an acquisition parameter of `parameters`, its canonical form, unit and
@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 from iap_node.dicom.parameters import (
     BY_KEYWORD,
@@ -29,6 +28,9 @@ from iap_node.dicom.parameters import (
 Meaning = tuple[float, ...] | str  # what of two texts is compared: numbers, or folded words
 
 ADAPTED_FACTOR = 2.0  # an adapted number beyond this factor of all that was ever written is out of proportion
+
+
+_CLASSIC_TERMS = {"column": "col"}  # In-plane Phase Encoding Direction in enhanced and in classic form (PS3.3 C.8.13.5.3)
 
 
 class Role(StrEnum):
@@ -88,9 +90,10 @@ class ProtocolElement:
         if nature is Nature.MATRIX:  # the steps in phase follow the patient's width
             frequency = canonical_number(text.partition("x")[0])
             return text.casefold() if frequency is None else (frequency,)
+        folded = text.casefold()
         if self.form is Form.TERMS:
-            return "\\".join(sorted(set(text.casefold().split("\\"))))
-        return text.casefold()
+            return "\\".join(sorted(set(folded.split("\\"))))
+        return _CLASSIC_TERMS.get(folded, folded)
 
     def same(self, one: Meaning, reference: Meaning, tolerance: float | None = None) -> bool:
         """Whether two values mean the same; `tolerance`, in the element's unit, stands for its own."""
@@ -154,7 +157,7 @@ ELEMENTS: tuple[ProtocolElement, ...] = (
     ProtocolElement(BY_KEYWORD["SliceThickness"], "set in the protocol; scanners print it exactly", weighs=True),
     ProtocolElement(
         BY_KEYWORD["RepetitionTime"],
-        "set in the protocol; where slices are acquired in turn (2D) it follows their number, and a series with another "
+        "set in the protocol; where slices are acquired in turn (2D) it follows their number: a series with another "
         "number of slices is not compared",
         form=Form.SEVERAL,
         weighs=True,
@@ -243,6 +246,13 @@ ELEMENTS: tuple[ProtocolElement, ...] = (
         Role.ADAPTED,
     ),
     ProtocolElement(BY_KEYWORD["FieldOfView"], "people fit the field of view to the patient", Role.ADAPTED),
+    ProtocolElement(BY_KEYWORD["Manufacturer"], "the scanner's", Role.STUDY),
+    ProtocolElement(_text("DeviceSerialNumber", 0x00181000, "Device Serial Number"), "the scanner's", Role.STUDY),
+    ProtocolElement(
+        _text("SoftwareVersions", 0x00181020, "Software Versions"),
+        "a habit is one software's; nobody changes it within a study",
+        Role.STUDY,
+    ),
     ProtocolElement(
         _text("FrameOfReferenceUID", 0x00200052, "Frame of Reference UID"),
         "the patient lies still on one scanner as long as it stands",
@@ -252,12 +262,6 @@ ELEMENTS: tuple[ProtocolElement, ...] = (
 
 BY_NAME: Mapping[str, ProtocolElement] = {element.keyword: element for element in ELEMENTS}
 FIXED = tuple(element for element in ELEMENTS if element.role is Role.FIXED)
-
-
-@lru_cache(maxsize=16384)
-def meaning_of(keyword: str, text: str) -> Meaning:
-    """What of a canonical text of an element is compared with others."""
-    return BY_NAME[keyword].meaning(text)
 
 
 def keywords_with_tolerance() -> Iterable[str]:
