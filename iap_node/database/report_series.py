@@ -9,21 +9,24 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Row, func, or_, select
+from sqlalchemy import Row, Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from iap_node.database import results
-from iap_node.database.payloads import from_payload
+from iap_node.database.findings import ArchivedFinding, FindingEvent, FindingFilter, list_findings
 from iap_node.database.results import Judgement
 from iap_node.database.tables import FindingEventRow, FindingRow, InstanceRow, SeriesRow, StatedProtocolRow, StudyRow
 from iap_node.errors import PermanentError
-from iap_node.records import Finding, FindingState, SeriesState, Testimony
+from iap_node.records import FindingState, SeriesState
 
 MOST_SERIES = 500  # of a study that a report looks at, the first that came
-MOST_FINDINGS = 5_000  # of a series or study, those that stand and the worst first
+MOST_FINDINGS = 1_000  # of a series, the worst
 MOST_EVENTS = 20_000
 MOST_CANDIDATES_SHOWN = 5
+
+_STATES = list(FindingState)
 
 
 class UnknownStudy(PermanentError):
@@ -31,28 +34,15 @@ class UnknownStudy(PermanentError):
 
 
 @dataclass(frozen=True, slots=True)
-class FindingEvent:
-    """What happened to a finding."""
-
-    state: FindingState  # from then on
-    who: str
-    reason: str
-    value: str | None
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class ReportedFinding:
     """A finding of a series, and what became of it."""
 
-    id: int
-    finding: Finding
-    state: FindingState
-    accepted_value: str | None
-    first_revision: int
-    last_revision: int
-    found_at: datetime
+    finding: ArchivedFinding
     events: tuple[FindingEvent, ...]
+
+    @property
+    def state(self) -> FindingState:
+        return self.finding.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +135,8 @@ def study(session: Session, uid: str) -> ReportedStudy:
     )
 
 
-def _series_query():  # type: ignore[no-untyped-def]  # a row of many columns; labels are fields of ReportedSeries
+def _series_query() -> Select[*tuple[Any, ...]]:
+    """One row per series; labels are fields of `ReportedSeries`."""
     n_instances = select(func.count()).where(InstanceRow.series_id == SeriesRow.id)
     return (
         select(
@@ -173,31 +164,24 @@ def _series_query():  # type: ignore[no-untyped-def]  # a row of many columns; l
     )
 
 
-def _series(session: Session, rows: Collection[Row[tuple[object, ...]]]) -> list[ReportedSeries]:
+def _series(session: Session, rows: Collection[Row[Any]]) -> list[ReportedSeries]:
     ids = [row.id for row in rows]
     findings = _findings(session, ids)
     query = select(StatedProtocolRow.series_id, StatedProtocolRow.stated).where(StatedProtocolRow.series_id.in_(ids))
-    stated = {series_id: values for series_id, values in session.execute(query).tuples()}  # noqa: C416
+    stated: dict[int, dict[str, Any]] = {series_id: values for series_id, values in session.execute(query)}  # noqa: C416
     return [
         ReportedSeries(
             **row._asdict(),
             judgement=results.judgement(session, row.id),
-            findings=tuple(findings.get(row.id, ())),
+            findings=findings[row.id],
             stated=stated.get(row.id, {}),
         )
         for row in rows
     ]
 
 
-def _findings(session: Session, series_ids: Collection[int]) -> dict[int, list[ReportedFinding]]:
-    query = (
-        select(FindingRow)
-        .where(FindingRow.series_id.in_(series_ids))
-        .order_by(FindingRow.series_id, FindingRow.id)
-        .limit(MOST_FINDINGS)
-    )
-    rows = session.scalars(query).all()
-    events: defaultdict[int, list[FindingEvent]] = defaultdict(list)
+def _findings(session: Session, series_ids: Collection[int]) -> dict[int, tuple[ReportedFinding, ...]]:
+    """Of each series: those that stand first, the worst of them before the others."""
     happened = (
         select(FindingEventRow)
         .join(FindingRow, FindingRow.id == FindingEventRow.finding_id)
@@ -205,40 +189,14 @@ def _findings(session: Session, series_ids: Collection[int]) -> dict[int, list[R
         .order_by(FindingEventRow.id)
         .limit(MOST_EVENTS)
     )
+    events: defaultdict[int, list[FindingEvent]] = defaultdict(list)
     for event in session.scalars(happened):
         events[event.finding_id].append(FindingEvent(event.state, event.who, event.reason, event.value, event.at))
-    found: defaultdict[int, list[ReportedFinding]] = defaultdict(list)
-    for row in rows:
-        found[row.series_id].append(_reported(row, tuple(events[row.id])))
-    for of_series in found.values():
-        of_series.sort(key=_urgency)
+    found = {}
+    for series_id in series_ids:
+        which = FindingFilter(states=(), series_id=series_id)
+        rows = [
+            ReportedFinding(one, tuple(events[one.id])) for one in list_findings(session, which, limit=MOST_FINDINGS)
+        ]
+        found[series_id] = tuple(sorted(rows, key=lambda one: _STATES.index(one.state)))
     return found
-
-
-def _urgency(one: ReportedFinding) -> tuple[int, int, int]:
-    return list(FindingState).index(one.state), list(type(one.finding.severity)).index(one.finding.severity), one.id
-
-
-def _reported(row: FindingRow, events: tuple[FindingEvent, ...]) -> ReportedFinding:
-    finding = Finding(
-        element=row.element,
-        check=row.check_name,
-        kind=row.kind,
-        severity=row.severity,
-        evidence=row.evidence,
-        raw=row.raw,
-        suggested_value=row.suggested_value,
-        raised_by=row.raised_by,
-        testimonies=tuple(from_payload(Testimony, one) for one in row.testimonies),
-        conclusion=row.conclusion,
-    )
-    return ReportedFinding(
-        id=row.id,
-        finding=finding,
-        state=row.state,
-        accepted_value=row.accepted_value,
-        first_revision=row.first_revision,
-        last_revision=row.last_revision,
-        found_at=row.found_at,
-        events=events,
-    )

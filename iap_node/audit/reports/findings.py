@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from iap_node.audit.checks import CHECKS
 from iap_node.audit.reports.rendering import plain, tag_text
+from iap_node.database.findings import ArchivedFinding
 from iap_node.records import Finding, Severity, Testimony
 
 COLUMNS = (
     "severity", "kind", "check", "element", "tag", "raw", "suggested_value", "evidence", "source", "raised_by",
-    "testimonies",
+    "testimonies", "conclusion",
 )  # fmt: skip
 RANK = {severity: rank for rank, severity in enumerate(Severity)}
 
@@ -43,16 +44,16 @@ def explanation(check: str) -> Explanation:
     return Explanation(known.rule, known.source) if known else _WITNESSES.get(check, Explanation("", ""))
 
 
-def cells(finding: Finding) -> tuple[object, ...]:
+def cells(finding: Finding | ArchivedFinding) -> tuple[object, ...]:
     """One line of a table; what `COLUMNS` names."""
     return (
         finding.severity, finding.kind, finding.check, finding.element, tag_text(finding.element), finding.raw,
         finding.suggested_value, finding.evidence, explanation(finding.check).source, finding.raised_by,
-        "; ".join(map(spoken, finding.testimonies)),
+        "; ".join(map(spoken, finding.testimonies)), finding.conclusion,
     )  # fmt: skip
 
 
-def as_object(finding: Finding) -> dict[str, Any]:
+def as_object(finding: Finding | ArchivedFinding) -> dict[str, Any]:
     """The finding for programs."""
     about = {"tag": tag_text(finding.element), "source": explanation(finding.check).source}
     return {**plain(finding), **about}
@@ -64,6 +65,6 @@ def spoken(testimony: Testimony) -> str:
     return f"{testimony.witness} {side}: {testimony.statement}"
 
 
-def worst(findings: Iterable[Finding]) -> int:
+def worst(findings: Iterable[Finding | ArchivedFinding]) -> int:
     """The rank of the worst severity among findings; what has none comes last."""
     return min((RANK[finding.severity] for finding in findings), default=len(RANK))

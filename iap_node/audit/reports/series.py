@@ -76,13 +76,13 @@ def as_json(series: ReportedSeries, at: datetime) -> str:
 
 def as_object(series: ReportedSeries) -> dict[str, Any]:
     """The series for programs."""
-    reported = [{**plain(one), "finding": findings.as_object(one.finding)} for one in series.findings]
+    reported = [{**findings.as_object(one.finding), "events": plain(one.events)} for one in series.findings]
     return {**plain(series), "findings": reported}
 
 
 def finding_cells(one: ReportedFinding) -> tuple[object, ...]:
     """`findings.COLUMNS`, and what became of the finding."""
-    return (*findings.cells(one.finding), one.state, one.accepted_value, one.found_at)
+    return (*findings.cells(one.finding), one.state, one.finding.accepted_value, one.finding.found_at)
 
 
 def compared(judgement: Judgement) -> list[ComparedParameter]:
