@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from iap_node.config.routing import TERM_KEYS, TERM_PROBLEM, RoutingConfig, section_of_tag
 from iap_node.config.section import Section, did_you_mean, keys_of
+from iap_node.config.web import WebConfig
 from iap_node.errors import ConfigError
 
 ANY_AE_TITLE = "*"
@@ -272,6 +273,7 @@ class NodeConfig(Section):
     routing: RoutingConfig = RoutingConfig()
     destinations: dict[str, DestinationConfig] = Field(default_factory=dict)
     retention: RetentionConfig = RetentionConfig()
+    web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
