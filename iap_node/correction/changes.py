@@ -19,9 +19,10 @@ from iap_node.errors import PermanentError
 from iap_node.records import FindingKind
 
 ANY_OLD_VALUE = "*"
+MATRIX = "AcquisitionMatrix"
 WHOLE_HEADER = "SeriesInstanceUID"  # the element of findings against the header as a whole
 _SETTING = re.compile(r"(?P<keyword>[A-Za-z0-9]+)(?:\[(?P<old>[^\]]*)\])?=(?P<value>.*)", re.DOTALL)
-_MATRIX = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)", re.ASCII)
+_STEPS = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +170,14 @@ def _setting(text: str) -> Change:
 
 
 def _check(keyword: str, value: str | None) -> None:
-    if value is None or (keyword == "AcquisitionMatrix" and matrix_steps(value) is not None):
+    if value is None or (keyword == MATRIX and matrix_steps(value) is not None):
         return
     check_value(attribute(keyword), value)
 
 
 def matrix_steps(value: str) -> tuple[int, int] | None:
     r"""Frequency and phase steps of an Acquisition Matrix, given as 256x230 or as four values; None for neither."""
-    found = _MATRIX.fullmatch(canonical_matrix(value) or value.strip())
+    found = _STEPS.fullmatch(canonical_matrix(value) or value.strip())
     if found is None or max(int(found[1]), int(found[2])) > 0xFFFF:
         return None
     return int(found[1]), int(found[2])

@@ -115,7 +115,7 @@ class EncodedInstance:
         """A changed sequence of `dataset` as it is to be written; what was not looked at keeps its bytes."""
         stream = DicomBytesIO()
         stream.is_implicit_VR, stream.is_little_endian = self.encoding
-        write_data_element(stream, ds.get_item(tag), ds.original_character_set)
+        write_data_element(stream, ds.get_item(tag))  # text within is raw: no character set comes into play
         return stream.getvalue()
 
     def exchanged(self, new: Mapping[int, bytes]) -> list[Part]:

@@ -22,7 +22,7 @@ from iap_node.dicom.values import raw_text
 from iap_node.errors import UnreadableInstance
 
 MANUFACTURER = "IAP node"
-_CONTRIBUTING_EQUIPMENT, _ORIGINAL_ATTRIBUTES = 0x0018A001, 0x04000561
+_CONTRIBUTING_EQUIPMENT, ORIGINAL_ATTRIBUTES = 0x0018A001, 0x04000561
 _MODIFIED, _NONCONFORMING = 0x04000550, 0x04000551
 _CREATION_DATE, _CREATION_TIME, _CREATOR, _COERCION = 0x00080012, 0x00080013, 0x00080014, 0x00080015
 _TIMEZONE = 0x00080201
@@ -50,7 +50,7 @@ def trace_elements(instance: EncodedInstance, changed: Iterable[int], origin: Or
         Top-level elements of the instance that the copy has otherwise, or not any more, or that it alone has.
     """
     return {
-        _ORIGINAL_ATTRIBUTES: _with_item(instance, _ORIGINAL_ATTRIBUTES, _original_attributes(instance, changed, origin)),
+        ORIGINAL_ATTRIBUTES: _with_item(instance, ORIGINAL_ATTRIBUTES, _original_attributes(instance, changed, origin)),
         _CONTRIBUTING_EQUIPMENT: _with_item(instance, _CONTRIBUTING_EQUIPMENT, _equipment(instance, origin)),
     }
 

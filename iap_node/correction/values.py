@@ -21,22 +21,27 @@ from iap_node.dicom.parameters import canonical_number
 from iap_node.dicom.values import BINARY, decode_text
 from iap_node.errors import PermanentError
 
-_TEXT_VRS = frozenset("AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
-_ONE_TEXT_VRS = frozenset("LT ST UR UT".split())  # a backslash is a character there
-_MANY_LINES_VRS = frozenset("LT ST UT".split())
-_ANY_SCRIPT_VRS = frozenset("LO LT SH ST UC UT".split())  # Specific Character Set holds for them
+_TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UR", "UT"))
+_ONE_TEXT_VRS = frozenset(("LT", "ST", "UR", "UT"))  # a backslash is a character there
+_MANY_LINES_VRS = frozenset(("LT", "ST", "UT"))
+_ANY_SCRIPT_VRS = frozenset(("LO", "LT", "SH", "ST", "UC", "UT"))  # Specific Character Set holds for them
 _IDENTITY_GROUP = 0x0010
 _OF_NO_IDENTITY = frozenset({"PatientAge", "PatientSex", "PatientSize", "PatientWeight"})
 _PIXEL_DESCRIPTION = frozenset(
-    "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated "
-    "BitsStored HighBit PixelRepresentation PixelAspectRatio".split()
-)
+    (
+        "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+        "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelAspectRatio",
+    )
+)  # fmt: skip
 _NEVER = {
     "SpecificCharacterSet": "it says how the text of the whole instance is to be read",
     "ImageType": "its first value speaks of the pixels, which a corrected copy shares with its original",
 }
 _NUMBER_RANGE = {"IS": (-(2**31), 2**31 - 1)}
 _MULTIPLICITY = re.compile(r"(\d+)(?:-(?:(\d+)|(\d*)n))?")
+
+
+Value = tuple[str | float, ...] | None
 
 
 class UnusableValue(PermanentError):
@@ -71,12 +76,6 @@ def attribute(keyword: str) -> Attribute:
     if tag is None:
         raise UnusableValue(f"{keyword[:64]!r} is not a keyword of a DICOM element; EchoTime, for example, is one")
     return Attribute(keyword, int(tag), dictionary_VR(tag), dictionary_VM(tag))
-
-
-@lru_cache(maxsize=512)
-def of_tag(tag: int, keyword: str) -> Attribute:
-    """The element of a tag, of which the dictionary knows `keyword`."""
-    return Attribute(keyword, tag, dictionary_VR(tag), dictionary_VM(tag))
 
 
 def why_never_written(one: Attribute) -> str | None:
@@ -145,15 +144,17 @@ def encode_element(tag: int, vr: str, value: bytes, encoding: Encoding) -> bytes
     return struct.pack(f"{order}HH2sH", group, number, code, len(value)) + value
 
 
+def meaning(text: str | None) -> Value:
+    """What a value as written means: numbers as such, text without the spaces around it; None for an absent one."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split("\\")]
+    return tuple(part if (number := canonical_number(part)) is None else number for part in parts)
+
+
 def same_text(one: str | None, other: str | None) -> bool:
-    """Whether two values as written mean the same: numbers by value, text without the spaces around it."""
-    if one is None or other is None:
-        return one is other
-    left, right = ([part.strip() for part in text.split("\\")] for text in (one, other))
-    return len(left) == len(right) and all(
-        a == b or ((x := canonical_number(a)) is not None and x == canonical_number(b))
-        for a, b in zip(left, right, strict=True)
-    )
+    """Whether two values as written mean the same."""
+    return meaning(one) == meaning(other)
 
 
 def _why_nonconforming(one: Attribute, text: str) -> str | None:

@@ -14,7 +14,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from iap_node.correction.changes import Change, matrix_steps
+from iap_node.correction.changes import MATRIX, Change, matrix_steps
 from iap_node.correction.encoded import EncodedInstance
 from iap_node.correction.values import Attribute, UnusableValue, attribute, encode_value, same_text
 from iap_node.dicom.header import PER_FRAME_GROUPS, SHARED_GROUPS
@@ -23,7 +23,6 @@ from iap_node.dicom.values import items, raw_text
 GROUPS = (SHARED_GROUPS, PER_FRAME_GROUPS)
 _PHASE_ENCODING_DIRECTION = 0x00181312
 _UNASSIGNED_SHARED, _UNASSIGNED_PER_FRAME = 0x00209170, 0x00209171
-_MATRIX = "AcquisitionMatrix"
 
 # Keyword -> functional group macro, and what the element is called there. Others are looked for in all macros.
 _MACROS: dict[str, tuple[str, str]] = {
@@ -86,7 +85,7 @@ class Write:
 
 def tags_of_interest(changes: Iterable[Change]) -> set[int]:
     """The top-level elements that `writes` looks at."""
-    tags = {*GROUPS, 0x00080005, _PHASE_ENCODING_DIRECTION, attribute(_MATRIX).tag}
+    tags = {*GROUPS, 0x00080005, _PHASE_ENCODING_DIRECTION, attribute(MATRIX).tag}
     return tags | {attribute(change.keyword).tag for change in changes}
 
 
@@ -134,7 +133,7 @@ def applicable(one: Write, old_values: Sequence[str | None]) -> bool:
     """
     change = one.change
     if change.replaces is not None:
-        return same_text(one.old, change.replaces) or (one.old is None and change.replaces == "")
+        return is_replaced(one)
     if change.everywhere or len(old_values) <= 1:
         return True
     if change.found and any(_is_found(value, change) for value in old_values):
@@ -147,10 +146,15 @@ def applicable(one: Write, old_values: Sequence[str | None]) -> bool:
     )
 
 
+def is_replaced(one: Write) -> bool:
+    """Whether the old value is the one that a change replaces; "" stands for an absent one too."""
+    return same_text(one.old, one.change.replaces) or (not one.old and one.change.replaces == "")
+
+
 def _is_found(value: str | None, change: Change) -> bool:
     if value is None:
         return False
-    if change.keyword == _MATRIX and (steps := matrix_steps(value)) is not None:
+    if change.keyword == MATRIX and (steps := matrix_steps(value)) is not None:
         return steps == matrix_steps(change.found)
     return same_text(value, change.found)
 
@@ -160,10 +164,10 @@ def _is_found(value: str | None, change: Change) -> bool:
 
 def _parts(change: Change, ds: Dataset) -> Iterator[Change]:
     """A change as changes of elements: a matrix is two elements in functional groups, and four values outside."""
-    steps = None if change.keyword != _MATRIX or change.value is None else matrix_steps(change.value)
+    steps = None if change.keyword != MATRIX or change.value is None else matrix_steps(change.value)
     if steps is None:
         yield change
-    elif _has_groups(ds) and (_in_macros(ds, _MATRIX_STEPS[0]) or not _in_unassigned(ds, attribute(_MATRIX).tag)):
+    elif _has_groups(ds) and (_in_macros(ds, _MATRIX_STEPS[0]) or not _in_unassigned(ds, attribute(MATRIX).tag)):
         found = matrix_steps(change.found) if change.found else None
         old = matrix_steps(change.replaces) if change.replaces else None
         for index, keyword in enumerate(_MATRIX_STEPS):
@@ -181,16 +185,18 @@ def _parts(change: Change, ds: Dataset) -> Iterator[Change]:
 def _matrix_values(steps: tuple[int, int], ds: Dataset) -> str:
     """Frequency rows, frequency columns, phase rows, phase columns: two of them are 0."""
     frequency, phase = steps
-    old = (raw_text(ds, attribute(_MATRIX).tag) or "").split("\\")
-    along_rows = len(old) == 4 and [part.strip() != "0" for part in old]
+    old = (raw_text(ds, attribute(MATRIX).tag) or "").split("\\")
+    along_rows = [part.strip() != "0" for part in old]
     direction = (raw_text(ds, _PHASE_ENCODING_DIRECTION) or "").upper()
-    if along_rows == [True, False, False, True] or (along_rows != [False, True, True, False] and direction[:3] == "COL"):
+    if along_rows in ([True, False, False, True], [False, True, True, False]):
+        direction = "COL" if along_rows[0] else "ROW"
+    if direction.startswith("COL"):
         return f"{frequency}\\0\\0\\{phase}"
-    if along_rows == [False, True, True, False] or direction == "ROW":
+    if direction == "ROW":
         return f"0\\{frequency}\\{phase}\\0"
     raise UnusableValue(
-        f"{attribute(_MATRIX).title} of {frequency}x{phase} cannot be written: neither the old value nor In-plane Phase "
-        r"Encoding Direction (0018,1312) says which way the phase goes; set all four values, as in "
+        f"{attribute(MATRIX).title} of {frequency}x{phase} cannot be written: neither the old value nor In-plane "
+        r"Phase Encoding Direction (0018,1312) says which way the phase goes; set all four values, as in "
         rf"--set 'AcquisitionMatrix={frequency}\0\0\{phase}'"
     )
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from iap_node.database.dismissal_rules import move
 from iap_node.database.insertion import insert_if_new
 from iap_node.database.jobs import lock_series, open_job
 from iap_node.database.tables import (
@@ -197,37 +198,17 @@ def finish_correction(
         .where(CorrectionRow.id == correction.id)
         .values(n_instances=n_instances, finished_at=now)
     )
-    corrected = []
+    corrected: list[int] = []
     for value in accepted:
-        changed = session.execute(
-            update(FindingRow)
-            .where(
-                FindingRow.id == value.finding_id,
-                FindingRow.state == FindingState.ACCEPTED,
-                FindingRow.accepted_value == value.value,
-            )
-            .values(state=FindingState.CORRECTED, updated_at=now)
-            .returning(FindingRow.id)
-        ).one_or_none()
-        if changed is not None:
-            corrected.append(value.finding_id)
-    if corrected:
-        values = {value.finding_id: value.value for value in accepted}
-        reason = f"corrected copy {correction.series_instance_uid} to {correction.target}"
-        session.execute(
-            insert(FindingEventRow),
-            [
-                {
-                    "finding_id": finding_id,
-                    "state": FindingState.CORRECTED,
-                    "who": who,
-                    "reason": reason,
-                    "value": values[finding_id],
-                    "at": now,
-                }
-                for finding_id in corrected
-            ],
+        standing = select(FindingRow.id).where(
+            FindingRow.id == value.finding_id,
+            FindingRow.state == FindingState.ACCEPTED,
+            FindingRow.accepted_value == value.value,
         )
+        corrected += session.scalars(standing.with_for_update()).all()
+    reason = f"corrected copy {correction.series_instance_uid} to {correction.target}"
+    kept = FindingRow.accepted_value
+    move(session, corrected, FindingState.CORRECTED, who=who, reason=reason, now=now, accepted_value=kept)
     return corrected
 
 
@@ -282,13 +263,6 @@ def deliver_again(session: Session, series: SeriesToCorrect, destination: str, n
         session.execute(
             update(DeliveryRow).filter_by(**keys).values(state=DeliveryState.PENDING, updated_at=now)
         )
-
-
-def forget_unfinished(session: Session, correction: Correction) -> None:
-    """Take back the note of a copy of which nothing was written."""
-    session.execute(
-        delete(CorrectionRow).where(CorrectionRow.id == correction.id, CorrectionRow.finished_at.is_(None))
-    )
 
 
 def _correction(row: CorrectionRow) -> Correction:
