@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint bench bench-ingest soak fuzz clean
+.PHONY: demo run test lint bench bench-ingest bench-audit soak fuzz clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -26,12 +26,17 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-bench: bench-ingest
+bench: bench-ingest bench-audit
 
 # ROUNDS=5, PREFILLED=1 (beside an archive of ten million rows), ARGUMENTS='--receivers node-strict,storescp' and the like
 bench-ingest: $(STAMP)
 	tests/benchmarks/ingest/install-peers
 	$(BIN)/python -m tests.benchmarks.ingest --rounds $(or $(ROUNDS),5) $(if $(PREFILLED),--prefilled) $(ARGUMENTS)
+
+# ROUNDS=3; mrQA beside the node, in an environment of its own under build/
+bench-audit: $(STAMP)
+	tests/benchmarks/audit/install-peers
+	$(BIN)/python -m tests.benchmarks.audit --rounds $(or $(ROUNDS),3) --write-doc $(ARGUMENTS)
 
 # the crash drill with new seeds: kill -9 and power cuts until the time is over
 SOAK_MINUTES ?= 30
