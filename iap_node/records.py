@@ -242,13 +242,70 @@ class Truth(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class SeriesFacts:
+    """What the archive knows of a series and its study, for the routing rules; "" and None where nothing is known."""
+
+    calling_ae_title: str = ""  # of the first instance
+    modality: str = ""
+    series_number: int | None = None
+    series_description: str = ""
+    protocol_name: str = ""
+    body_part_examined: str = ""
+    manufacturer: str = ""
+    manufacturer_model_name: str = ""
+    device_serial_number: str = ""
+    software_versions: str = ""
+    study_date: str = ""
+    number_of_instances: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFact:
+    """A finding as the routing rules see it; texts of `Severity`, `FindingState` and `Witness`."""
+
+    check: str
+    element: str  # DICOM keyword
+    severity: str
+    state: str
+    raised_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingEvidence:
+    """Everything that a route is decided by. None: nobody looked, and conditions over it are unknown."""
+
+    prediction: SeriesPrediction | None = None
+    not_analysed_reason: str = ""  # why there is no prediction
+    header: SeriesHeader | None = None
+    stated: tuple[tuple[str, str], ...] | None = None  # `StatedProtocol.values`: elements beyond the parameters
+    facts: SeriesFacts | None = None
+    findings: tuple[FoundFact, ...] | None = None
+
+
+class ConditionSource(StrEnum):
+    """What a condition looks at."""
+
+    PIXELS = "pixels"
+    HEADER = "header"
+    SERIES = "series"
+    FINDINGS = "findings"
+    DOMAIN = "domain"
+    ALL = "all"  # the conditions below it
+    ANY = "any"
+    NOT = "not"
+
+
+@dataclass(frozen=True, slots=True)
 class ConditionTrace:
-    """One condition of a domain and how it came out."""
+    """One condition and how it came out, or several that are taken together."""
 
     condition: str  # as a person reads it: "Manufacturer = SIEMENS"
     truth: Truth
-    probability: float | None  # that the condition holds, by the model
-    observed: str  # what the model says of the parameter
+    probability: float | None  # that it holds, by the model; None: nobody knows, or it is stated and not predicted
+    observed: str  # what the model says of the parameter, what the header states, what the audit found
+    source: ConditionSource = ConditionSource.PIXELS
+    at_least: bool = False  # `probability` is a lower bound: the model was never shown all the values asked for
+    parts: tuple[ConditionTrace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,18 +317,57 @@ class DomainTrace:
     probability: float | None
     least_probability: float
     conditions: tuple[ConditionTrace, ...]
+    at_least: bool = False  # `probability` is a lower bound
+
+
+class RouteKind(StrEnum):
+    """What sends a series somewhere."""
+
+    RULE = "rule"
+    MODEL = "downstream model"
+
+
+class RouteOutcome(StrEnum):
+    """What became of a rule or a downstream model in a decision."""
+
+    APPLIED = "applied"
+    NOT_APPLIED = "does not apply"
+    UNKNOWN = "unknown"
+    NOT_REACHED = "not reached"  # a rule before it stops, or nobody knows whether it does
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTrace:
+    """One rule, or one downstream model with its domain, in the order of priority."""
+
+    name: str
+    kind: RouteKind
+    priority: int
+    truth: Truth
+    outcome: RouteOutcome
+    probability: float | None
+    least_probability: float
+    condition: ConditionTrace
+    destinations: tuple[str, ...] = ()
+    shadow: bool = False
+    consequence: str = ""  # for people, beyond sending: that it holds, stops, or what its being unknown led to
 
 
 @dataclass(frozen=True, slots=True)
 class RouteDecision:
     """Where a series goes, and why."""
 
-    domain: str | None  # None: the default route
+    domain: str | None  # the first that a downstream model takes it for; None: none does
     downstream_models: tuple[str, ...]
-    destinations: tuple[str, ...]
+    destinations: tuple[str, ...]  # of a held series: where it goes once released
     reason: str  # one sentence for people
     trace: tuple[DomainTrace, ...]
     rules_version: str  # hash of the rules that decided
+    routes: tuple[RouteTrace, ...] = ()  # every rule and model
+    by: tuple[str, ...] = ()  # rules and models that send it to `destinations`; empty: the default route
+    shadow_models: tuple[str, ...] = ()
+    shadow_destinations: tuple[str, ...] = ()  # sent too, and marked; none of `destinations`
+    held: str = ""  # why nothing is sent until a person releases it; "": it is not held
 
 
 # ---------------------------------------------------------------- delivery

@@ -296,8 +296,9 @@ class RuleConfig(Section):
     stop: bool = Field(False, description="Rules and models of lower priority are not reached.")
     if_unknown: Literal["default", "hold", "pass"] = Field(
         "default",
-        description="Of a rule that stops or holds, while nobody knows whether it applies: `default` lets only the "
-        "default route have the series, `hold` lets it wait for a person, `pass` goes on as if it did not apply.",
+        description="Of a rule that stops or holds, while nobody knows whether it applies: `default` gives the series "
+        "to the default route instead of where the rule might keep it from, `hold` lets it wait for a person, `pass` "
+        "goes on as if the rule did not apply.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Routing that can be explained and mended: the rules of every version, held series, what people did, shadow deliveries."""
+"""Routing that can be explained: the rules of every version, held series, what people did, shadow deliveries."""
 
 from __future__ import annotations
 

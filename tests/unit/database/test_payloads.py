@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from iap_node.database.payloads import from_payload, to_payload
 from iap_node.records import (
+    ConditionTrace,
     HeaderComparison,
     HeaderValue,
     Job,
@@ -22,6 +23,9 @@ from iap_node.records import (
 
 numbers = st.floats(allow_nan=False)
 st.register_type_strategy(float, numbers)
+# conditions lie in conditions: two below each other show it
+leaf = st.builds(ConditionTrace, parts=st.just(()))
+st.register_type_strategy(ConditionTrace, leaf | st.builds(ConditionTrace, parts=st.tuples(leaf)))
 records = st.one_of(
     [st.from_type(kind) for kind in (SeriesPrediction, SeriesHeader, RouteDecision, HeaderComparison, Job)]
 )

@@ -1,0 +1,271 @@
+"""Conditions taken together: truth by three-valued logic, and the joint probability of what is predicted.
+
+An expression is compiled once per version of the rules and then judged for many series. It has two measures of truth,
+and both must agree before it is true or false; whatever is left is unknown.
+
+1. Kleene's logic over its parts. A single condition over the pixels is true when the model gives it at least the least
+   probability asked for, false when it gives its opposite so much, else unknown.
+2. The joint probability that it is true (for true) or false (for false). Conditions over one parameter exclude or
+   include each other by their values, which is counted exactly; what is left uncertain of different parameters is taken
+   as independent, since the heads of the network are calibrated one by one given the image. Where they are not
+   independent, they hang together through the protocol (manufacturer, model and options are wrong together); then the
+   product is below the true joint probability of all and errs towards unknown. For `any` the product errs the other
+   way, which is why the first measure must agree: one of its parts must hold by itself.
+
+Parts over one and the same parameter (two ranges of a number, side by side) are one part to the first measure, since
+their joint probability assumes nothing. Learning more never turns true into false or back: both measures are monotone.
+Only `missing` speaks of knowledge itself, and changes with it. Called by `rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from iap_node.config.routing import (
+    AllConfig,
+    AnyConfig,
+    ConditionConfig,
+    DomainConditionConfig,
+    FindingConditionConfig,
+    HeaderConditionConfig,
+    NotConfig,
+    SeriesConditionConfig,
+)
+from iap_node.records import ConditionSource, ConditionTrace, DomainTrace, RoutingEvidence, Truth
+from iap_node.routing import distributions
+from iap_node.routing.distributions import ParameterConditions, Piece
+from iap_node.routing.logic import conjunction, disjunction, negation, truth_of
+from iap_node.routing.sentences import condition_text, share
+from iap_node.routing.stated import Stated, StatedTests, finding_truth
+
+ROUNDING = 1e-12  # sums of probabilities may miss a bound by so much
+_COMBINE = {ConditionSource.ALL: conjunction, ConditionSource.ANY: disjunction}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How an expression came out."""
+
+    truth: Truth
+    true_probability: float  # that it is true, by what is known
+    false_probability: float  # that it is false; what both leave over, nobody knows
+    predicted: bool  # whether the pixels have a say in it
+
+    @property
+    def probability(self) -> float | None:
+        """That it holds; None where nobody knows, or nothing in it is predicted."""
+        if not self.predicted or (self.true_probability <= 0.0 and self.at_least):
+            return None
+        return min(1.0, self.true_probability)
+
+    @property
+    def at_least(self) -> bool:
+        """Whether the probability may be higher than it is known to be."""
+        return 1.0 - self.true_probability - self.false_probability > 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A part of an expression: a condition, or parts taken together."""
+
+    source: ConditionSource
+    text: str
+    parts: tuple[_Node, ...] = ()
+    leaf: int = -1  # its number among the expression's conditions; -1: parts taken together
+    parameters: frozenset[str] = frozenset()  # that the conditions below look at in the pixels
+
+
+@dataclass(slots=True)
+class _Case:
+    """One series before one expression."""
+
+    evidence: RoutingEvidence
+    domains: Mapping[str, DomainTrace]
+    least_probability: float
+    truths: list[Truth]  # of every condition; of predicted ones while probabilities are added up
+    observed: list[str]
+    pieces: dict[str, list[Piece]] = field(default_factory=dict)
+
+
+class Expression:
+    """A compiled expression.
+
+    Parameters
+    ----------
+    term
+        Of `iap_node.config.routing`.
+    """
+
+    def __init__(self, term: Any) -> None:
+        self._leaves: list[Any] = []
+        self._stated: dict[int, StatedTests] = {}
+        self._by_parameter: dict[str, list[int]] = {}
+        self._root = self._compile(term)
+        self._conditions = {
+            keyword: ParameterConditions(keyword, [self._leaves[number] for number in numbers])
+            for keyword, numbers in self._by_parameter.items()
+        }
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The parameters whose predictions it looks at, `missing` included."""
+        return frozenset(leaf.parameter for leaf in self._leaves if isinstance(leaf, ConditionConfig))
+
+    def judge(
+        self, evidence: RoutingEvidence, least_probability: float, domains: Mapping[str, DomainTrace] | None = None
+    ) -> tuple[Judged, ConditionTrace]:
+        """How the expression comes out for a series, with the trace of every part.
+
+        Parameters
+        ----------
+        domains
+            How the domains came out that it refers to.
+        """
+        case = self._case(evidence, least_probability, domains or {})
+        return self._trace(self._root, case)
+
+    def _compile(self, term: Any) -> _Node:
+        if isinstance(term, NotConfig):
+            part = self._compile(term.not_)
+            return _Node(ConditionSource.NOT, condition_text(term), (part,), parameters=part.parameters)
+        if isinstance(term, AllConfig | AnyConfig):
+            source = ConditionSource.ALL if isinstance(term, AllConfig) else ConditionSource.ANY
+            parts = tuple(self._compile(item) for item in (term.all if isinstance(term, AllConfig) else term.any))
+            below = frozenset().union(*(part.parameters for part in parts))
+            return _Node(source, condition_text(term), parts, parameters=below)
+        number = len(self._leaves)
+        self._leaves.append(term)
+        looked_at: frozenset[str] = frozenset()
+        if isinstance(term, ConditionConfig) and not term.missing:
+            self._by_parameter.setdefault(term.parameter, []).append(number)
+            looked_at = frozenset({term.parameter})
+        elif isinstance(term, HeaderConditionConfig | SeriesConditionConfig):
+            self._stated[number] = StatedTests(term)
+        return _Node(_source(term), condition_text(term), leaf=number, parameters=looked_at)
+
+    def _case(
+        self, evidence: RoutingEvidence, least_probability: float, domains: Mapping[str, DomainTrace]
+    ) -> _Case:
+        case = _Case(evidence, domains, least_probability, [], [])
+        for number, leaf in enumerate(self._leaves):
+            if isinstance(leaf, ConditionConfig) and not leaf.missing:
+                found = Stated(Truth.UNKNOWN, "")
+            elif isinstance(leaf, ConditionConfig):
+                pixels = distributions.predicted(evidence.prediction, leaf.parameter)
+                found = Stated(truth_of(pixels is None), distributions.observed(evidence.prediction, leaf.parameter))
+            elif isinstance(leaf, FindingConditionConfig):
+                found = finding_truth(leaf, evidence)
+            elif isinstance(leaf, DomainConditionConfig):
+                domain = domains[leaf.domain]
+                known = domain.probability is not None
+                found = Stated(domain.truth, f"{share(domain.probability)} of {domain.least_probability:g}" * known)
+            else:
+                found = self._stated[number](evidence)
+            case.truths.append(found.truth)
+            case.observed.append(found.observed)
+        for keyword, conditions in self._conditions.items():
+            case.pieces[keyword] = conditions.pieces(distributions.predicted(evidence.prediction, keyword))
+            seen = distributions.observed(evidence.prediction, keyword)
+            for number in self._by_parameter[keyword]:
+                case.observed[number] = seen
+        return case
+
+    def _trace(self, node: _Node, case: _Case) -> tuple[Judged, ConditionTrace]:
+        judged = self._judge(node, case)
+        observed = "" if node.leaf < 0 else case.observed[node.leaf]
+        probability = judged.probability
+        if node.source is ConditionSource.DOMAIN:
+            probability = case.domains[self._leaves[node.leaf].domain].probability
+        if node.leaf >= 0 and judged.predicted and probability is None and case.pieces[next(iter(node.parameters))]:
+            knows = distributions.predicted(case.evidence.prediction, next(iter(node.parameters))) is not None
+            observed += "; the model knows no value of this condition" if knows else ""
+        return judged, ConditionTrace(
+            condition=node.text,
+            truth=judged.truth,
+            probability=probability,
+            observed=observed,
+            source=node.source,
+            at_least=probability is not None and judged.predicted and judged.at_least,
+            parts=tuple(self._trace(part, case)[1] for part in node.parts),
+        )
+
+    def _judge(self, node: _Node, case: _Case) -> Judged:
+        true, false = self._probabilities((node,), ConditionSource.ALL, case)
+        truth = self._truth(node, case)
+        enough = case.least_probability - ROUNDING
+        if (truth is Truth.TRUE and true < enough) or (truth is Truth.FALSE and false < enough):
+            truth = Truth.UNKNOWN
+        return Judged(truth, true, false, bool(node.parameters))
+
+    def _truth(self, node: _Node, case: _Case) -> Truth:
+        """The first measure, of a part with its own joint probability."""
+        if len(node.parameters) <= 1:
+            return self._by_probability((node,), ConditionSource.ALL, case)
+        if node.source is ConditionSource.NOT:
+            return negation(self._judge(node.parts[0], case).truth)
+        alike: dict[frozenset[str], list[_Node]] = {}
+        truths = []
+        for part in node.parts:
+            if len(part.parameters) == 1:
+                alike.setdefault(part.parameters, []).append(part)
+            else:
+                truths.append(self._judge(part, case).truth)
+        truths += [self._by_probability(parts, node.source, case) for parts in alike.values()]
+        return _COMBINE[node.source](truths)
+
+    def _by_probability(self, parts: Sequence[_Node], how: ConditionSource, case: _Case) -> Truth:
+        """Truth of parts over at most one parameter, whose probability is exact."""
+        true, false = self._probabilities(parts, how, case)
+        enough = case.least_probability - ROUNDING
+        return Truth.TRUE if true >= enough else Truth.FALSE if false >= enough else Truth.UNKNOWN
+
+    def _probabilities(self, parts: Sequence[_Node], how: ConditionSource, case: _Case) -> tuple[float, float]:
+        """That the parts, taken together, are true, and that they are false.
+
+        Goes through the pieces of one parameter after the other. What is settled whatever the other parameters are is
+        not looked at any further; with parts under `all` or `any` that is nearly everything.
+        """
+        keywords = sorted(frozenset().union(*(part.parameters for part in parts)))
+        truths = case.truths
+
+        def evaluate(node: _Node) -> Truth:
+            if node.leaf >= 0:
+                return truths[node.leaf]
+            if node.source is ConditionSource.NOT:
+                return negation(evaluate(node.parts[0]))
+            return _COMBINE[node.source](evaluate(part) for part in node.parts)
+
+        def add_up(depth: int) -> tuple[float, float]:
+            settled = _COMBINE[how](evaluate(part) for part in parts)
+            if settled is not Truth.UNKNOWN:
+                return (1.0, 0.0) if settled is Truth.TRUE else (0.0, 1.0)
+            if depth == len(keywords):
+                return 0.0, 0.0
+            numbers = self._by_parameter[keywords[depth]]
+            true = false = 0.0
+            for weight, outcome in case.pieces[keywords[depth]]:
+                if weight <= 0.0:
+                    continue
+                for number, truth in zip(numbers, outcome, strict=True):
+                    truths[number] = truth
+                below_true, below_false = add_up(depth + 1)
+                true += weight * below_true
+                false += weight * below_false
+            for number in numbers:
+                truths[number] = Truth.UNKNOWN
+            return true, false
+
+        true, false = add_up(0)
+        return min(1.0, true), min(1.0, false)
+
+
+def _source(term: Any) -> ConditionSource:
+    if isinstance(term, ConditionConfig):
+        return ConditionSource.PIXELS
+    if isinstance(term, HeaderConditionConfig):
+        return ConditionSource.HEADER
+    if isinstance(term, SeriesConditionConfig):
+        return ConditionSource.SERIES
+    return ConditionSource.DOMAIN if isinstance(term, DomainConditionConfig) else ConditionSource.FINDINGS
