@@ -1,4 +1,4 @@
-"""`import`, `status`, `series`, `show`, `findings`, `routes`: what is here, and what was found out about it."""
+"""`import`, `status`, `series`, `show`, `routes`: what is here, and what was found out about it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from iap_node.cli.options import CONFIG, JSON, SERIES, named_series, open_node
 from iap_node.cli.output import as_json as to_json
 from iap_node.cli.output import console, print_json, print_models, print_table, printable
 from iap_node.cli.series_report import print_series
-from iap_node.dicom.parameters import BY_KEYWORD
-from iap_node.records import JobState, SeriesState, Verdict
+from iap_node.records import JobState, SeriesState
 
 MIB = 1024**2
 NEARLY_FULL_DAYS = 3.0  # a weekend, with a day to act
@@ -29,7 +28,7 @@ LIMIT = typer.Option(50, "--limit", "-n", min=1, help="At most so many, the newe
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
     app.command("import")(import_folder)
-    for command in (status, show, findings, routes):
+    for command in (status, show, routes):
         app.command(command.__name__)(command)
     app.command("series")(list_series)
 
@@ -81,9 +80,12 @@ def status(
 ) -> None:
     """How the node is doing: series by state, the queue, what failed, what lies in the quarantine, and the room left.
 
-    Needs a person: dead letters, quarantine, conflicts, lost instances, a disk that is full within three days.
+    Needs a person: dead letters, quarantine, conflicts, lost instances, storage commitments that could not be
+    reported to who asked for them, a disk that is full within three days.
     """
+    from iap_node.database.commitments import commitment_counts
     from iap_node.database.status import status_counts
+    from iap_node.database.tables import CommitmentState
     from iap_node.listener.address import read_port
     from iap_node.upkeep.capacity import capacity
     from iap_node.upkeep.forecast import size_text
@@ -91,11 +93,13 @@ def status(
     config, database = open_node(config_path)
     with database.reading() as session:
         counts = status_counts(session)
+        commitments = commitment_counts(session)
     dead = sum(number for (_, state), number in counts.jobs.items() if state is JobState.DEAD)
     reserve_bytes = config.spool.disk_reserve_mb * MIB
     room = capacity(database, config.spool_dir, reserve_bytes, config.retention, datetime.now(UTC))
     nearly_full = room.full_in_days is not None and room.full_in_days < NEARLY_FULL_DAYS
-    attention = dead + counts.n_quarantined + counts.n_conflicts + counts.n_lost + nearly_full
+    untold = commitments.states[CommitmentState.EXPIRED]
+    attention = dead + counts.n_quarantined + counts.n_conflicts + counts.n_lost + untold + nearly_full
     port = read_port(config.data_dir)
     if as_json:
         by_kind: dict[str, dict[str, int]] = {}
@@ -111,6 +115,8 @@ def status(
                 "quarantine": counts.n_quarantined,
                 "conflicts": counts.n_conflicts,
                 "lost_instances": counts.n_lost,
+                "storage_commitments": {state.value: number for state, number in commitments.states.items()},
+                "oldest_waiting_commitment_at": commitments.oldest_waiting_at,
                 "room": room,
                 "oldest_waiting_job_at": counts.oldest_waiting_job_at,
             }
@@ -123,6 +129,11 @@ def status(
         rows += [("in quarantine", counts.n_quarantined), ("conflicts kept aside", counts.n_conflicts)]
         rows.append(("oldest waiting job since", counts.oldest_waiting_job_at or "none waits"))
         rows += [("instances whose bytes are lost", counts.n_lost)] if counts.n_lost else []
+        rows += [
+            (f"storage commitments {state}", number) for state, number in commitments.states.items() if number
+        ]
+        if commitments.oldest_waiting_at is not None:
+            rows.append(("oldest waiting storage commitment since", commitments.oldest_waiting_at))
         free, total, reserve = (size_text(n) for n in (room.free_bytes, room.total_bytes, room.reserve_bytes))
         rows.append(("free room", f"{free} of {total}, {reserve} of them in reserve"))
         day, week = size_text(room.last_day_bytes), size_text(room.last_week_bytes)
@@ -186,8 +197,9 @@ def show(
     config_path: Path = CONFIG,
     as_json: bool = JSON,
 ) -> None:
-    """All about one series: header against pixels, verdicts, the route and its reasons, its instances."""
+    """All about one series: header against pixels, what was found, the route and its reasons, its instances."""
     from iap_node.database import archive, results
+    from iap_node.database.findings import FindingFilter, every_finding
 
     _, database = open_node(config_path)
     with database.reading() as session:
@@ -195,48 +207,12 @@ def show(
         judgement = results.judgement(session, series.id)
         instances = archive.current_instances(session, series.id)
         answers = results.instance_deliveries(session, series.id)
+        found = list(every_finding(session, FindingFilter(states=(), series_id=series.id)))
     if as_json:
-        print_json({"series": series, "judgement": judgement, "instances": instances, "answers": answers})
+        content = {"series": series, "judgement": judgement, "findings": found}
+        print_json(content | {"instances": instances, "answers": answers})
     else:
-        print_series(series, judgement, instances, answers)
-
-
-def findings(
-    config_path: Path = CONFIG,
-    verdict: list[Verdict] = typer.Option(
-        [Verdict.CONTRADICTS, Verdict.MISSING], "--verdict", help="Which verdicts to list; repeatable."
-    ),
-    limit: int = LIMIT,
-    as_json: bool = JSON,
-) -> None:
-    """Headers that contradict the pixels, and missing values with what the pixels suggest."""
-    from iap_node.database import results
-
-    _, database = open_node(config_path)
-    with database.reading() as session:
-        found = results.list_findings(session, verdict, limit)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        "Findings",
-        ("series", "description", "parameter", "verdict", "header says", "pixels say", "suggested", "model"),
-        [
-            (
-                one.series_instance_uid,
-                one.series_description,
-                BY_KEYWORD[one.comparison.keyword].title,
-                one.comparison.verdict,
-                one.comparison.header_value,
-                one.comparison.predicted_value,
-                one.comparison.suggested_value,
-                one.model_id,
-            )
-            for one in found
-        ],
-        empty="no findings",
-    )
-    print_models((one.model_id, one.training_data) for one in found)
+        print_series(series, judgement, found, instances, answers)
 
 
 def routes(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON) -> None:

@@ -143,10 +143,12 @@ def failed(session: Session, request: CommitmentRequest, error: str, wait_s: flo
 def standing_instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Standing]:
     """The archived instances among these, by SOP Instance UID."""
     found: dict[str, Standing] = {}
-    columns = (InstanceRow.sop_instance_uid, InstanceRow.sop_class_uid, InstanceRow.spool_path, InstanceRow.bytes_state)
+    named = select(
+        InstanceRow.sop_instance_uid, InstanceRow.sop_class_uid, InstanceRow.spool_path, InstanceRow.bytes_state
+    )
     for uids in _batches(sop_instance_uids):
-        for uid, *rest in session.execute(select(*columns).where(InstanceRow.sop_instance_uid.in_(uids))):
-            found[uid] = Standing(*rest)
+        for uid, sop_class_uid, spool_path, state in session.execute(named.where(InstanceRow.sop_instance_uid.in_(uids))):
+            found[uid] = Standing(sop_class_uid, spool_path, state)
     return found
 
 

@@ -8,7 +8,7 @@ those that are private or newer than our dictionaries included. What cannot be a
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,6 +22,9 @@ from iap_node.listener.places import Full
 
 VERIFICATION = "1.2.840.10008.1.1"  # PS3.4 Annex A
 STORAGE_SERVICE_CLASS = "1.2.840.10008.4.2"  # PS3.4 Annex B; PS3.6 Table A-1
+
+# Of the messages that other services exchange: they have no pixels to compress (PS3.5 A.1, A.2, A.5, A.3).
+NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 
 _STORAGE_SOP_CLASSES = frozenset(STORAGE_SOP_CLASSES)
 _TRANSFER_SYNTAXES = frozenset(TRANSFER_SYNTAXES)
@@ -121,9 +124,11 @@ def _is_unknown(uid: str) -> bool:
     return UID(uid).name == uid
 
 
-def supported_contexts(proposed: Iterable[PresentationContext]) -> list[PresentationContext]:
-    """What we support of the presentation contexts that a peer proposes: Verification and everything
-    storage-like.
+def supported_contexts(
+    proposed: Iterable[PresentationContext], services: Collection[str] = ()
+) -> list[PresentationContext]:
+    """What we support of the presentation contexts that a peer proposes: Verification, everything
+    storage-like, and other services that the listener has.
 
     The sender's order of transfer syntaxes is kept, since its first is the one that costs it no conversion;
     one that pydicom does not name comes last, since its header may turn out unreadable.
@@ -131,9 +136,10 @@ def supported_contexts(proposed: Iterable[PresentationContext]) -> list[Presenta
     transfer_syntaxes: dict[str, list[str]] = {}
     for context in proposed:
         abstract_syntax = str(context.abstract_syntax)
-        if abstract_syntax == VERIFICATION or is_storage(abstract_syntax):
+        is_service = abstract_syntax in services
+        if is_service or abstract_syntax == VERIFICATION or is_storage(abstract_syntax):
             wanted = transfer_syntaxes.setdefault(abstract_syntax, [])
-            syntaxes = [str(uid) for uid in context.transfer_syntax]
+            syntaxes = [str(uid) for uid in context.transfer_syntax if not is_service or uid in NATIVE]
             wanted.extend(uid for uid in syntaxes if uid not in wanted and is_transfer_syntax(uid))
     return [
         build_context(abstract_syntax, sorted(wanted, key=lambda uid: uid not in _TRANSFER_SYNTAXES))

@@ -113,6 +113,11 @@ class Associations:
             if activity is not None:
                 activity.n_failed += 1
 
+    def is_busy(self, assoc: Association) -> bool:
+        """Whether this one is receiving, filing or answering something."""
+        activity = self._activities.get(assoc)
+        return activity is not None and activity.busy
+
     def n_busy(self) -> int:
         """How many are receiving, filing or answering something."""
         return self._n_busy

@@ -23,11 +23,13 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SOPClassCommonExtendedNegotiation
 from pynetdicom.presentation import PresentationContextTuple
 
+from iap_node.dicom.commitment import STORAGE_COMMITMENT_PUSH_MODEL
 from iap_node.dicom.part10 import HeaderScanner
 from iap_node.dicom.status import StoreStatus
 from iap_node.errors import RetriableError, UnreadableInstance, where
 from iap_node.listener.admission import Admission, crowding, storage_service, supported_contexts
 from iap_node.listener.associations import Associations
+from iap_node.listener.commitment import Commitments
 from iap_node.listener.intake import InstanceMismatch, Intake
 from iap_node.listener.limits import DiskLow, DiskReserve, InstanceTooLarge, Limits
 from iap_node.listener.reception import Reception, Request
@@ -69,6 +71,8 @@ class Handlers:
         when it aborts or is cut off: then more may come. None: nothing is called.
     disk
         Asked before an instance is taken. None: it may fill up.
+    commitments
+        Answers storage commitment requests. None: that service is not offered.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Handlers:
         limits: Limits,
         on_release: OnRelease | None,
         disk: DiskReserve | None = None,
+        commitments: Commitments | None = None,
     ) -> None:
         self.limits = limits
         self._disk = disk
@@ -87,10 +92,16 @@ class Handlers:
         self._admission = admission
         self._associations = associations
         self._on_release = on_release
+        self._commitments = commitments
+        self._services = frozenset() if commitments is None else frozenset({STORAGE_COMMITMENT_PUSH_MODEL})
 
     def bindings(self) -> list[evt.EventHandlerType]:
         """Which handler answers which event."""
+        services: list[evt.EventHandlerType] = []
+        if self._commitments is not None:
+            services.append((evt.EVT_N_ACTION, self._commitments.on_n_action))
         return [
+            *services,
             (evt.EVT_REQUESTED, self.on_requested),
             (evt.EVT_SOP_COMMON, self.on_sop_common),
             (evt.EVT_ESTABLISHED, self.on_established),
@@ -121,7 +132,9 @@ class Handlers:
             full = self._associations.admit(assoc, peer)
             if full is None:
                 self._crowding.discard(peer)
-                assoc.acceptor.supported_contexts = supported_contexts(request.presentation_context_definition_list)
+                assoc.acceptor.supported_contexts = supported_contexts(
+                    request.presentation_context_definition_list, self._services
+                )
                 return
             refusal = crowding(full)
             if peer in self._crowding:  # once is enough: one that floods us must not flood the log, too
@@ -174,6 +187,8 @@ class Handlers:
 
     def _end(self, assoc: Association, how: str) -> list[str]:
         activity = self._associations.closed(assoc)
+        if self._commitments is not None:
+            self._commitments.ended(assoc)
         if activity is None:
             return []
         log.info(
@@ -336,6 +351,24 @@ class Handlers:
     def end_message(self, assoc: Association) -> None:
         """The answer has left."""
         self._associations.message_answered(assoc)
+
+    # ------------------------------------------------------------ what the node says by itself
+
+    def unasked(self, assoc: Association) -> bytes | None:
+        """Between messages: PDUs of what the node has to say on this association; None: nothing."""
+        commitments = self._commitments
+        if commitments is None or not commitments.has_news(assoc):
+            return None
+        if self._associations.is_busy(assoc) or not assoc.dul.to_provider_queue.empty():
+            return None  # an answer is on its way, and has to leave before
+        return commitments.next_report(assoc)
+
+    def answered(self, assoc: Association, message_id: int, status: int) -> bool:
+        """The peer answered something that the node had said by itself; False: it had not."""
+        if self._commitments is None or not self._commitments.answered(assoc, message_id, status):
+            return False
+        self._associations.message_answered(assoc)
+        return True
 
 
 def _logged(assoc: Association, sop_instance_uid: str) -> Any:

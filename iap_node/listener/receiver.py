@@ -20,6 +20,7 @@ from typing import Any, cast
 import structlog
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
@@ -63,7 +64,8 @@ BUFFER_BYTES = 65_536  # one per association: headers, commands, and what comes 
 CHECK_BYTES = 1024**2  # of a data set; how often it is asked whether that is too much
 DIRECT_BYTES = 16_384  # of a fragment that are still to come: worth a read of their own, to where they belong
 MAX_COMMAND_BYTES = BUFFER_BYTES  # a C-STORE-RQ has about 200
-MAX_OTHER_DATA_SET_BYTES = 1024**2  # of a service that is not storage; we offer none that has one
+# Of a service that is not storage: a storage commitment request of more than twenty thousand instances
+MAX_OTHER_DATA_SET_BYTES = 4 * 1024**2
 
 log = structlog.get_logger("receiver")
 
@@ -96,7 +98,10 @@ class _Messages(DIMSEServiceProvider):
         """The next message that is not a store."""
         if not block:
             self._receiver.run()
-        return super().get_msg(block)
+        context_id, message = super().get_msg(block)
+        if isinstance(message, N_EVENT_REPORT) and self._receiver.is_answer(message):
+            return None, None
+        return context_id, message
 
 
 class _Violation(Exception):
@@ -170,6 +175,18 @@ class Receiver:
             dul.indicate(INVALID_PDU)
         self._over = True
         self._drop()
+
+    def is_answer(self, message: N_EVENT_REPORT) -> bool:
+        """Whether a message answers what we had said by ourselves; who has to know it is told."""
+        message_id, status = message.MessageIDBeingRespondedTo, message.Status
+        return message_id is not None and status is not None and self._handlers.answered(
+            self._assoc, int(message_id), int(status)
+        )
+
+    def _speak(self) -> None:
+        """Between messages: say what the node has to say by itself."""
+        while (pdus := self._handlers.unasked(self._assoc)) is not None:
+            self._wire.send(pdus)
 
     # ------------------------------------------------------------ PDUs and their items
 
@@ -280,7 +297,7 @@ class Receiver:
     def _read_other_data_set(self, control: int, size: int) -> None:
         self._n_other += size
         if self._n_other > MAX_OTHER_DATA_SET_BYTES:
-            raise _Violation(f"a data set of more than {MAX_OTHER_DATA_SET_BYTES} bytes for a service we do not offer")
+            raise _Violation(f"a data set of more than {MAX_OTHER_DATA_SET_BYTES} bytes that is not to be stored")
         self._hand_over(control, b"".join(self._pieces(size)))
         if control & IS_LAST:
             self._phase, self._context_id, self._n_other = _Phase.COMMAND, 0, 0
@@ -318,6 +335,7 @@ class Receiver:
         if kept is not None:
             self._handlers.accepted(self._assoc, kept)
         self._handlers.end_message(self._assoc)
+        self._speak()
 
     def _keep(self) -> ReceivedInstance:
         if self._failure is not None:
@@ -375,6 +393,7 @@ class Receiver:
                 self._pace.waited(time.monotonic() - waits_since_s)
             else:  # between messages a peer may take its time: `idle_timeout_s`
                 self._pace.begin()
+                self._speak()
         if not size:
             raise ConnectionResetError
         self._pace.received(size)

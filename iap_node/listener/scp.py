@@ -1,4 +1,4 @@
-"""The life of the C-STORE and C-ECHO SCP: bind, serve, stop. Wired by `iap-node listen`.
+"""The life of the SCP: bind, serve, stop. Wired by `iap-node listen`.
 
 pynetdicom does the upper layer: negotiation, TLS, timers, DIMSE. `receiver` moves the bytes of C-STORE, `handlers`
 decides, `intake` files.
@@ -35,6 +35,7 @@ from iap_node.config import ListenerConfig, TlsConfig
 from iap_node.errors import ConfigError
 from iap_node.listener.admission import VERIFICATION, Admission
 from iap_node.listener.associations import Associations
+from iap_node.listener.commitment import Commitments
 from iap_node.listener.handlers import Handlers, OnRelease
 from iap_node.listener.intake import Intake
 from iap_node.listener.limits import DiskReserve, Limits
@@ -54,7 +55,7 @@ log = structlog.get_logger("listener")
 
 
 class StoreScp:
-    """The listener: a C-STORE and C-ECHO SCP that stores by way of an `Intake`.
+    """The listener: an SCP of storage, by way of an `Intake`, of verification, and of what else it is given.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ class StoreScp:
     shared
         What this process shares with others that serve the same port; closed by `stop`. None: it serves it alone.
     disk
+        See `Handlers`.
+    commitments
         See `Handlers`.
     """
 
@@ -73,6 +76,7 @@ class StoreScp:
         on_release: OnRelease | None = None,
         shared: SharedPort | None = None,
         disk: DiskReserve | None = None,
+        commitments: Commitments | None = None,
     ) -> None:
         self._config = config
         self._shared = shared
@@ -81,7 +85,7 @@ class StoreScp:
         )
         self._associations = Associations(self._places)
         self._handlers = Handlers(
-            intake, Admission(config), self._associations, Limits.of(config), on_release, disk
+            intake, Admission(config), self._associations, Limits.of(config), on_release, disk, commitments
         )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None

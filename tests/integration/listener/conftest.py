@@ -24,11 +24,13 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 from sqlalchemy import select
 
-from iap_node.config import ListenerConfig
+from iap_node.config import ListenerConfig, StorageCommitmentConfig
 from iap_node.database.engine import Database
 from iap_node.database.tables import ConflictRow, InstanceRow, QuarantineRow
+from iap_node.listener.commitment import Commitments
 from iap_node.listener.intake import Intake
 from iap_node.listener.limits import DiskReserve
+from iap_node.listener.reporter import Reporter
 from iap_node.listener.scp import StoreScp
 from iap_node.spool import RecordKind, Spool
 
@@ -45,6 +47,7 @@ class Node:
     intake: Intake
     scp: StoreScp
     config: ListenerConfig
+    commitments: Commitments
     released: list[list[str]] = field(default_factory=list)
 
     @property
@@ -191,21 +194,35 @@ class Sender:
 def make_node(tmp_path: Path, database: Database) -> Iterator[Callable[..., Node]]:
     """Factory of running listeners on a free port: `make_node(idle_timeout_s=1)`."""
     nodes: list[Node] = []
+    reporters: list[Reporter] = []
 
     def make(
-        *, start: bool = True, intake: Intake | None = None, disk: DiskReserve | None = None, **changes: Any
+        *,
+        start: bool = True,
+        intake: Intake | None = None,
+        disk: DiskReserve | None = None,
+        storage_commitment: dict[str, Any] | None = None,
+        **changes: Any,
     ) -> Node:
         spool = Spool(tmp_path / "spool")
         intake = intake or Intake(spool, database, KEY)
         config = ListenerConfig.model_validate({"port": 0, "stop_timeout_s": 20} | changes)
         released: list[list[str]] = []
-        node = Node(spool, database, intake, StoreScp(config, intake, released.append, disk=disk), config, released)
+        commitment_config = StorageCommitmentConfig.model_validate(storage_commitment or {})
+        commitments = Commitments(commitment_config, database, spool, intake)
+        scp = StoreScp(config, intake, released.append, disk=disk, commitments=commitments)
+        node = Node(spool, database, intake, scp, config, commitments, released)
         nodes.append(node)
+        if storage_commitment is not None:
+            reporters.append(Reporter(commitments, config.ae_title))
+            reporters[-1].start()
         if start:
             node.scp.start()
         return node
 
     yield make
+    for reporter in reporters:
+        reporter.stop()
     for node in nodes:
         node.scp.stop()
         node.intake.close(WAIT_S)
