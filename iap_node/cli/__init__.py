@@ -2,8 +2,8 @@
 
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
 (import, status, series, show, findings, routes), `queue` (jobs, retry), `quarantine` (list, show, retry, delete),
-`upkeep` (retention, fsck), `audit` (files in a folder, without a node). Rooms are imported inside the commands, so
-that `--help` is instant and nothing but the infer role ever loads torch.
+`upkeep` (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens). Rooms are imported
+inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import typer
 
 from iap_node import __version__
-from iap_node.cli import archive, audit, export, quarantine, queue, roles, setup, upkeep
+from iap_node.cli import accounts, archive, audit, export, quarantine, queue, roles, setup, upkeep
 from iap_node.cli.exits import Exit
 from iap_node.errors import ConfigError, NodeError
 
@@ -43,6 +43,7 @@ export.add_to(app)
 queue.add_to(app)
 quarantine.add_to(app)
 upkeep.add_to(app)
+accounts.add_to(app)
 
 
 def _version(show: bool) -> None:

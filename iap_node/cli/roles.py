@@ -1,4 +1,4 @@
-"""`serve` and the roles alone: `listen`, `infer`, `deliver`, `schedule`. Here the rooms are wired together."""
+"""`serve` and the roles alone: `listen`, `infer`, `deliver`, `schedule`, `web`. Here the rooms are wired together."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 import typer
 
+from iap_node.cli.accounts import make_first_admin
 from iap_node.cli.logs import start_logging
 from iap_node.cli.options import CONFIG, SUPERVISED, open_database
 from iap_node.cli.output import as_json
@@ -43,7 +44,7 @@ log = structlog.get_logger("role")
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
-    for command in (serve, listen, infer, deliver, schedule):
+    for command in (serve, listen, infer, deliver, schedule, web):
         app.command(command.__name__)(command)
 
 
@@ -55,10 +56,13 @@ def serve(config_path: Path = CONFIG) -> None:
     config = load_config(config_path)
     start_logging(config.log, "serve")
     prepare(config)
+    if config.web.enabled:
+        make_first_admin(config)
     stop = _stop_on_signals()
     log.info("node starts", ae_title=config.listener.ae_title, bind=config.listener.bind, port=config.listener.port)
     arguments = ("--config", str(config_path.resolve()))
-    supervisor = Supervisor([Role(name, (name, *arguments)) for name in ROLES], _stop_timeout_s(config) + 2.0)
+    names = (*ROLES, "web") if config.web.enabled else ROLES
+    supervisor = Supervisor([Role(name, (name, *arguments)) for name in names], _stop_timeout_s(config) + 2.0)
     try:
         supervisor.run(stop)
     finally:
@@ -72,7 +76,7 @@ def listen(
         (0, 0, 0), hidden=True, help="Serve a port with others: own number, what is shared (set by listen)."
     ),
 ) -> None:
-    """Receive instances: C-STORE and C-ECHO SCP."""
+    """Receive instances and answer their senders: C-STORE, C-ECHO and storage commitment SCP."""
     number, *handles = shared_port
     config, database, stop = _start_role(f"listen-{number}" if number else "listen", config_path, supervised)
     from iap_node.listener.address import noted_port
@@ -96,8 +100,10 @@ def listen(
 def _serving(config: NodeConfig, database: Database, port: SharedPort | None = None) -> Iterator[StoreScp]:
     """A listener that serves, in this process."""
     from iap_node.database import archive
+    from iap_node.listener.commitment import Commitments
     from iap_node.listener.limits import DiskReserve
     from iap_node.listener.recovery import recover
+    from iap_node.listener.reporter import Reporter
     from iap_node.listener.scp import StoreScp
 
     def complete_at_release(series_instance_uids: list[str]) -> None:
@@ -114,16 +120,20 @@ def _serving(config: NodeConfig, database: Database, port: SharedPort | None = N
     spool = _spool(config, prepared_bytes=config.spool.prepared_mb * 1024**2 // config.listener.processes)
     disk = DiskReserve(config.spool_dir, config.spool.disk_reserve_mb * 1024**2)
     intake = _intake(config, database, spool)
+    commitments = Commitments(config.storage_commitment, database, spool, intake)
+    reporter = Reporter(commitments, config.listener.ae_title)
     try:
         if port is None:
             recover(spool, database, intake)
-        scp = StoreScp(config.listener, intake, on_release, port, disk)
+        scp = StoreScp(config.listener, intake, on_release, port, disk, commitments)
         scp.start()
         spool.start_preparing()
+        reporter.start()
         try:
             yield scp
         finally:
             scp.stop()
+            reporter.stop()
     finally:
         intake.close(ROWS_AT_STOP_S)
 
@@ -219,6 +229,23 @@ def schedule(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     from iap_node.scheduler import run_scheduler
 
     run_scheduler(config, database, stop)
+    database.dispose()
+
+
+def web(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
+    """Serve the console and the API."""
+    config, database, stop = _start_role("web", config_path, supervised)
+    from iap_node.listener.address import WEB_FILE_NAME, noted_port
+    from iap_node.web.app import create_app
+    from iap_node.web.node import WebNode
+    from iap_node.web.server import listening
+    from iap_node.web.server import serve as serve_web
+
+    if not supervised:
+        make_first_admin(config)
+    node = WebNode(config, config_path.resolve(), database, _spool(config))
+    with listening(config.web) as bound, noted_port(config.data_dir, bound.getsockname()[1], WEB_FILE_NAME):
+        serve_web(create_app(node), config.web, bound, stop)
     database.dispose()
 
 

@@ -1,6 +1,6 @@
-"""On which port a listener of this machine serves: noted in the data directory, for whoever configured port 0.
+"""On which port a listener, or the console, of this machine serves: noted in the data directory, for whoever configured port 0.
 
-Written by `iap-node listen`, read by `iap-node status`, the demo and the tests.
+Written by `iap-node listen` and `iap-node web`, read by `iap-node status`, the demo and the tests.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FILE_NAME = "listener.json"
+WEB_FILE_NAME = "web.json"  # the console's
 
 
 @contextmanager
-def noted_port(data_dir: Path, port: int) -> Iterator[None]:
+def noted_port(data_dir: Path, port: int, file_name: str = FILE_NAME) -> Iterator[None]:
     """Keep the note while the listener serves; it names this process, so that a stale one is seen through."""
-    path = data_dir / FILE_NAME
+    path = data_dir / file_name
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({"port": port, "pid": os.getpid()}), encoding="utf-8")
     partial.replace(path)
@@ -27,10 +28,10 @@ def noted_port(data_dir: Path, port: int) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def read_port(data_dir: Path) -> int | None:
-    """The port of the listener that serves this data directory; None when none runs on this machine."""
+def read_port(data_dir: Path, file_name: str = FILE_NAME) -> int | None:
+    """The port of the listener (or of who notes it in another file) that serves this data directory; None when none runs on this machine."""
     try:
-        note = json.loads((data_dir / FILE_NAME).read_text(encoding="utf-8"))
+        note = json.loads((data_dir / file_name).read_text(encoding="utf-8"))
         os.kill(note["pid"], 0)
     except (FileNotFoundError, ProcessLookupError):
         return None

@@ -132,6 +132,7 @@ def _node(folder: Path, ports: dict[str, int]) -> Iterator[NodeConfig]:
     content = {
         "data_dir": "node",
         "listener": {"port": 0},
+        "web": {"enabled": False},
         "spool": {"prepared_mb": 64},  # nine studies, and a disk that may be small
         "series": {"complete_on_release": True},
         "jobs": {"poll_s": 0.1},

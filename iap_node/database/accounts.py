@@ -1,0 +1,328 @@
+"""Accounts, their browser sessions and API tokens, and the audit trail of what people did. Called by the web and the
+command line.
+
+Secrets come in as hashes: argon2id of passwords, SHA-256 of random tokens (`iap_node.web.secrets`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from iap_node.database.tables import AccountRow, ApiTokenRow, AuditTrailRow, WebSessionRow
+from iap_node.errors import PermanentError
+from iap_node.records import Account, Role
+
+
+class AccountRefused(PermanentError):
+    """An account cannot be made or changed so; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSummary:
+    """An account in a list."""
+
+    id: int
+    name: str
+    role: Role
+    signs_in_by: str  # "password" or "OpenID Connect"
+    must_change_password: bool
+    created_at: datetime
+    disabled_at: datetime | None
+    n_sessions: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserSession:
+    """A browser that is signed in."""
+
+    account: Account
+    csrf_token: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSummary:
+    """An API token in a list; the token itself was shown once, when it was made."""
+
+    id: int
+    name: str
+    owner: str
+    role: Role
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrailEntry:
+    """One line of the audit trail."""
+
+    id: int
+    at: datetime
+    who: str
+    action: str
+    subject: str
+    detail: str
+    address: str
+
+
+# ---------------------------------------------------------------- accounts
+
+
+def has_accounts(session: Session) -> bool:
+    """Whether anybody may sign in at all."""
+    return session.scalar(select(AccountRow.id).limit(1)) is not None
+
+
+def create_account(
+    session: Session,
+    name: str,
+    role: Role,
+    now: datetime,
+    *,
+    password_hash: str | None = None,
+    subject: str | None = None,
+    must_change_password: bool = False,
+) -> Account:
+    """Make an account that signs in by password or, with `subject`, through OpenID Connect.
+
+    Raises
+    ------
+    AccountRefused
+        The name is taken, empty or longer than 64 characters.
+    """
+    name = name.strip()
+    if not 0 < len(name) <= 64 or not name.isprintable():
+        raise AccountRefused("an account's name has 1 to 64 printable characters")
+    if session.scalar(select(AccountRow.id).where(AccountRow.name == name)) is not None:
+        raise AccountRefused(f"there is an account {name!r} already")
+    account_id = session.scalars(
+        insert(AccountRow)
+        .values(
+            name=name, password_hash=password_hash, subject=subject, role=role,
+            must_change_password=must_change_password, created_at=now,
+        )
+        .returning(AccountRow.id)
+    ).one()  # fmt: skip
+    return Account(account_id, name, role, must_change_password)
+
+
+def password_of(session: Session, name: str) -> tuple[Account, str] | None:
+    """An account that signs in by password, with its hash; None: there is none of that name, or it is disabled."""
+    row = session.scalars(select(AccountRow).where(AccountRow.name == name, AccountRow.disabled_at.is_(None))).first()
+    return None if row is None or row.password_hash is None else (_account(row), row.password_hash)
+
+
+def account_of_subject(session: Session, subject: str) -> Account | None:
+    """The account that OpenID Connect knows as `subject`; None: there is none yet, or it is disabled."""
+    row = session.scalars(select(AccountRow).where(AccountRow.subject == subject)).first()
+    return None if row is None or row.disabled_at is not None else _account(row)
+
+
+def change_password(session: Session, account_id: int, password_hash: str, *, must_change: bool = False) -> None:
+    """Give an account a new password; its browsers must sign in again."""
+    session.execute(
+        update(AccountRow)
+        .where(AccountRow.id == account_id)
+        .values(password_hash=password_hash, must_change_password=must_change)
+    )
+    session.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
+
+
+def change_role(session: Session, account_id: int, role: Role) -> None:
+    """Give an account another role.
+
+    Raises
+    ------
+    AccountRefused
+        It is the last admin.
+    """
+    if role is not Role.ADMIN:
+        _refuse_without_admin(session, account_id)
+    session.execute(update(AccountRow).where(AccountRow.id == account_id).values(role=role))
+
+
+def disable_account(session: Session, account_id: int, now: datetime) -> None:
+    """Let somebody in no more; sessions and tokens end at once.
+
+    Raises
+    ------
+    AccountRefused
+        It is the last admin.
+    """
+    _refuse_without_admin(session, account_id)
+    session.execute(update(AccountRow).where(AccountRow.id == account_id).values(disabled_at=now))
+    session.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
+    session.execute(
+        update(ApiTokenRow)
+        .where(ApiTokenRow.account_id == account_id, ApiTokenRow.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )
+
+
+def enable_account(session: Session, account_id: int) -> None:
+    """Let somebody in again."""
+    session.execute(update(AccountRow).where(AccountRow.id == account_id).values(disabled_at=None))
+
+
+def list_accounts(session: Session) -> list[AccountSummary]:
+    """All accounts by name."""
+    sessions = select(func.count()).where(WebSessionRow.account_id == AccountRow.id).scalar_subquery()
+    tokens = (
+        select(func.count())
+        .where(ApiTokenRow.account_id == AccountRow.id, ApiTokenRow.revoked_at.is_(None))
+        .scalar_subquery()
+    )
+    return [
+        AccountSummary(
+            id=row.id, name=row.name, role=row.role,
+            signs_in_by="password" if row.subject is None else "OpenID Connect",
+            must_change_password=row.must_change_password, created_at=row.created_at, disabled_at=row.disabled_at,
+            n_sessions=n_sessions, n_tokens=n_tokens,
+        )
+        for row, n_sessions, n_tokens in session.execute(
+            select(AccountRow, sessions, tokens).order_by(AccountRow.name)
+        )
+    ]  # fmt: skip
+
+
+def _refuse_without_admin(session: Session, account_id: int) -> None:
+    others = select(AccountRow.id).where(
+        AccountRow.role == Role.ADMIN, AccountRow.disabled_at.is_(None), AccountRow.id != account_id
+    )
+    if session.scalar(others.limit(1)) is None:
+        raise AccountRefused("this is the last admin; make another account an admin first")
+
+
+def _account(row: AccountRow) -> Account:
+    return Account(row.id, row.name, row.role, row.must_change_password)
+
+
+# ---------------------------------------------------------------- sessions and tokens
+
+
+def open_session(
+    session: Session, token_hash: str, account_id: int, csrf_token: str, now: datetime, expires_at: datetime
+) -> None:
+    """Sign a browser in; sessions that are over are forgotten."""
+    session.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
+    session.execute(
+        insert(WebSessionRow).values(
+            token_hash=token_hash, account_id=account_id, csrf_token=csrf_token, created_at=now, expires_at=expires_at
+        )
+    )
+
+
+def browser_session(session: Session, token_hash: str, now: datetime) -> BrowserSession | None:
+    """The session of a cookie's token; None: unknown, over, or its account is disabled."""
+    found = session.execute(
+        select(WebSessionRow, AccountRow)
+        .join(AccountRow, AccountRow.id == WebSessionRow.account_id)
+        .where(WebSessionRow.token_hash == token_hash, WebSessionRow.expires_at > now, AccountRow.disabled_at.is_(None))
+    ).one_or_none()
+    return None if found is None else BrowserSession(_account(found[1]), found[0].csrf_token, found[0].expires_at)
+
+
+def close_session(session: Session, token_hash: str) -> None:
+    """Sign a browser out."""
+    session.execute(delete(WebSessionRow).where(WebSessionRow.token_hash == token_hash))
+
+
+def create_token(
+    session: Session,
+    token_hash: str,
+    name: str,
+    owner: Account,
+    role: Role,
+    now: datetime,
+    expires_at: datetime | None = None,
+) -> int:
+    """Make an API token.
+
+    Raises
+    ------
+    AccountRefused
+        It would be allowed more than its owner is.
+    """
+    if not owner.may(role):
+        raise AccountRefused(f"{owner.name} is {owner.role} and cannot make a token that may do what {role} may")
+    return session.scalars(
+        insert(ApiTokenRow)
+        .values(
+            token_hash=token_hash, name=name[:64], account_id=owner.id, role=role, created_at=now, expires_at=expires_at
+        )
+        .returning(ApiTokenRow.id)
+    ).one()
+
+
+def token_account(session: Session, token_hash: str, now: datetime) -> Account | None:
+    """Who a token speaks for, with the lesser of its own and its owner's role; None: unknown, over or revoked."""
+    found = session.execute(
+        select(ApiTokenRow, AccountRow)
+        .join(AccountRow, AccountRow.id == ApiTokenRow.account_id)
+        .where(ApiTokenRow.token_hash == token_hash, ApiTokenRow.revoked_at.is_(None), AccountRow.disabled_at.is_(None))
+    ).one_or_none()
+    if found is None or (found[0].expires_at is not None and found[0].expires_at <= now):
+        return None
+    token, row = found
+    owner = _account(row)
+    role = token.role if owner.may(token.role) else owner.role
+    return Account(owner.id, f"token {token.name} of {owner.name}", role)
+
+
+def list_tokens(session: Session, account_id: int | None = None) -> list[TokenSummary]:
+    """Tokens of an account, or of all; the newest first."""
+    query = (
+        select(ApiTokenRow, AccountRow.name)
+        .join(AccountRow, AccountRow.id == ApiTokenRow.account_id)
+        .order_by(ApiTokenRow.id.desc())
+    )
+    if account_id is not None:
+        query = query.where(ApiTokenRow.account_id == account_id)
+    return [
+        TokenSummary(row.id, row.name, owner, row.role, row.created_at, row.expires_at, row.revoked_at)
+        for row, owner in session.execute(query)
+    ]
+
+
+def revoke_token(session: Session, token_id: int, now: datetime, account_id: int | None = None) -> bool:
+    """End a token (of one account); False: there is none such."""
+    query = update(ApiTokenRow).where(ApiTokenRow.id == token_id, ApiTokenRow.revoked_at.is_(None))
+    if account_id is not None:
+        query = query.where(ApiTokenRow.account_id == account_id)
+    return bool(session.execute(query.values(revoked_at=now).returning(ApiTokenRow.id)).all())
+
+
+# ---------------------------------------------------------------- audit trail
+
+
+def note(
+    session: Session, who: str, action: str, subject: str, now: datetime, detail: str = "", address: str = ""
+) -> None:
+    """Add a line to the audit trail, in the transaction of what it tells of."""
+    session.execute(
+        insert(AuditTrailRow).values(
+            at=now, who=who, action=action[:64], subject=subject, detail=detail, address=address
+        )
+    )
+
+
+def trail(
+    session: Session, limit: int = 100, before: int | None = None, who: str | None = None
+) -> Sequence[TrailEntry]:
+    """The audit trail, the newest first; `before` is the id of the last line of the page before."""
+    query = select(AuditTrailRow).order_by(AuditTrailRow.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(AuditTrailRow.id < before)
+    if who is not None:
+        query = query.where(AuditTrailRow.who == who)
+    return [
+        TrailEntry(row.id, row.at, row.who, row.action, row.subject, row.detail, row.address)
+        for row in session.scalars(query)
+    ]

@@ -1,0 +1,8 @@
+"""The API under /api/v1, one module per noun: what the pages do, for programs.
+
+Answers are records as JSON; lists come in pages with a cursor; errors are `application/problem+json`.
+"""
+
+from iap_node.web.api import status
+
+API_ROUTERS = (status.router,)

@@ -1,0 +1,54 @@
+"""The application: every router, the middleware, what answers errors. Called by `server` and by the tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from iap_node import __version__
+from iap_node.web import health, problems, pulse, sign_in
+from iap_node.web.api import API_ROUTERS
+from iap_node.web.headers import SecurityHeaders
+from iap_node.web.node import WebNode
+from iap_node.web.pages import PAGE_ROUTERS
+from iap_node.web.pulse import Pulse
+from iap_node.web.rendering import STATIC_FOLDER
+
+API_PREFIX = "/api/v1"
+
+
+def create_app(node: WebNode) -> FastAPI:
+    """The console and the API of a node."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        app.state.pulse = heart = Pulse(node)
+        beating = asyncio.create_task(heart.run())
+        try:
+            yield
+        finally:
+            await heart.end()
+            beating.cancel()
+
+    app = FastAPI(
+        title="IAP node",
+        version=__version__,
+        description="What the console does, for programs. Show a bearer token, made in the console under Admin.",
+        lifespan=life,
+        docs_url=None,  # its page would load scripts from elsewhere; /api/v1/openapi.json is there for any viewer
+        redoc_url=None,
+        openapi_url=f"{API_PREFIX}/openapi.json",
+    )
+    app.state.node = node
+    app.add_middleware(SecurityHeaders, tls=node.config.web.is_secure)
+    problems.add_to(app)
+    for router in (health.router, sign_in.router, pulse.router, *PAGE_ROUTERS):
+        app.include_router(router)
+    for router in API_ROUTERS:
+        app.include_router(router, prefix=API_PREFIX)
+    app.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
+    return app
