@@ -30,7 +30,8 @@ _CONSTANT = 0.9  # of the images: one odd image of many is for `checks.constancy
 _REGULAR = 0.5  # of the images with the commonest of several values: as many as with each other one, or nearly
 _MOST_VALUES = 16  # that are several by design; more are none of a protocol
 _FIRST_YEAR = 1980  # of whole-body MR; de-identification leaves dates before it
-_MOST_CHARACTERS = 256  # of a key: names and descriptions have 64 (PS3.5 Table 6.2-1)
+_MOST_CHARACTERS = 256  # of a value
+_MOST_OF_KEY, _MOST_OF_NAME = 64, 131  # characters; LO has 64 (PS3.5 Table 6.2-1). A database's index takes no more
 
 # What Image Type says of filters and corrections, not of the kind of image (Siemens).
 _FILTERS = frozenset({"ND", "NORM", "DIS2D", "DIS3D", "FIL", "FILTERED", "MFSPLIT", "SH"})
@@ -66,10 +67,10 @@ def stated_protocol(instances: Sequence[InstanceStatements], vocabulary: Vocabul
         values["NumberOfSlices"] = str(slices)
     manufacturer = values.get("Manufacturer", "")
     return StatedProtocol(
-        manufacturer=vocabulary.manufacturer(manufacturer)[:_MOST_CHARACTERS],
-        model=vocabulary.model(values.get("ManufacturerModelName", ""))[:_MOST_CHARACTERS],
-        serial_number=serial_number(values.get("DeviceSerialNumber", ""))[:_MOST_CHARACTERS],
-        software_versions=values.get("SoftwareVersions", "").casefold()[:_MOST_CHARACTERS],
+        manufacturer=_key(vocabulary.manufacturer(manufacturer)),
+        model=_key(vocabulary.model(values.get("ManufacturerModelName", ""))),
+        serial_number=_key(serial_number(values.get("DeviceSerialNumber", ""))),
+        software_versions=values.get("SoftwareVersions", "").casefold(),
         protocol=_protocol(images, manufacturer, vocabulary),
         values=tuple(sorted(values.items())),
     )
@@ -192,7 +193,12 @@ def _protocol(images: _Images, manufacturer: str, vocabulary: Vocabulary) -> str
     )
     kinds = {term for text in {image.text(tags.IMAGE_TYPE) for image, _ in images} for term in text.upper().split("\\")}
     kind = " ".join(sorted(kinds - _FILTERS))
-    return "\\".join(" ".join(part.casefold().split())[:_MOST_CHARACTERS] for part in (name, sequence, kind))
+    return "\\".join((_key(name, _MOST_OF_NAME), _key(sequence), _key(kind)))
+
+
+def _key(text: str, most: int = _MOST_OF_KEY) -> str:
+    """Text of a key, which is joined with others by a backslash."""
+    return " ".join(text.casefold().replace("\\", " ").split())[:most]
 
 
 def _commonest(images: _Images, tag: int) -> str:

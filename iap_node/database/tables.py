@@ -410,7 +410,7 @@ class StatedProtocolRow(Table):
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
     revision: Mapped[int]
-    device: Mapped[str] = mapped_column(HeaderText)  # manufacturer, model and serial number, joined by a backslash
+    device: Mapped[str] = mapped_column(HeaderText)  # `records.StatedProtocol.device`
     software_versions: Mapped[str] = mapped_column(HeaderText)
     protocol: Mapped[str] = mapped_column(HeaderText)
     stated: Mapped[dict[str, Any]]

@@ -30,7 +30,8 @@ Meaning = tuple[float, ...] | str  # what of two texts is compared: numbers, or 
 ADAPTED_FACTOR = 2.0  # an adapted number beyond this factor of all that was ever written is out of proportion
 
 
-_CLASSIC_TERMS = {"column": "col"}  # In-plane Phase Encoding Direction in enhanced and in classic form (PS3.3 C.8.13.5.3)
+# In-plane Phase Encoding Direction in enhanced and in classic form (PS3.3 C.8.13.5.3, C.8.3.1).
+_CLASSIC_TERMS = {"column": "col"}
 
 
 class Role(StrEnum):
