@@ -7,12 +7,12 @@ and only if its job says so, and a worker that lost its lease writes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-from sqlalchemy import exists, insert, select, update
+from sqlalchemy import and_, insert, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.config import JobsConfig
@@ -69,6 +69,7 @@ class InstanceAnswer:
     status: int | None  # DIMSE status; None: no answer came
     comment: str
     answered_at: datetime
+    sent_sop_instance_uid: str | None = None  # of the corrected copy that was sent; None: the instance as it came
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +247,18 @@ def list_findings(
     ]
 
 
-def outstanding_instances(session: Session, job: Job) -> list[OutstandingInstance]:
-    """The instances of the job's revision that its destination has not accepted yet, by Instance Number."""
-    accepted = exists().where(
+def outstanding_instances(
+    session: Session, job: Job, sent_uids: Mapping[int, str] | None = None
+) -> list[OutstandingInstance]:
+    """The instances of the job's revision that its destination has not accepted yet, by Instance Number.
+
+    Parameters
+    ----------
+    sent_uids
+        SOP Instance UIDs of corrected copies by instance id: what was accepted in another form is outstanding. None
+        or nothing for an instance: it is sent as it was received.
+    """
+    answer = and_(
         InstanceDeliveryRow.instance_id == InstanceRow.id,
         InstanceDeliveryRow.destination == job.destination,
         InstanceDeliveryRow.accepted,
@@ -260,11 +270,18 @@ def outstanding_instances(session: Session, job: Job) -> list[OutstandingInstanc
             InstanceRow.sop_instance_uid,
             InstanceRow.transfer_syntax_uid,
             InstanceRow.spool_path,
+            InstanceDeliveryRow.instance_id.is_not(None).label("accepted"),
+            InstanceDeliveryRow.sent_sop_instance_uid,
         )
-        .where(InstanceRow.series_id == job.series_id, InstanceRow.revision <= job.revision, ~accepted)
+        .outerjoin(InstanceDeliveryRow, answer)
+        .where(InstanceRow.series_id == job.series_id, InstanceRow.revision <= job.revision)
         .order_by(InstanceRow.instance_number.nulls_last(), InstanceRow.id)
     )
-    return [OutstandingInstance(*row) for row in session.execute(query)]
+    return [
+        OutstandingInstance(*row)
+        for *row, accepted, sent_uid in session.execute(query)
+        if not accepted or sent_uid != (sent_uids or {}).get(row[0])
+    ]
 
 
 def save_delivery(
@@ -274,12 +291,18 @@ def save_delivery(
     config: JobsConfig,
     now: datetime,
     rng: np.random.Generator | None = None,
+    sent_uids: Mapping[int, str] | None = None,
 ) -> JobState:
     """Write what a destination answered; end the DELIVER job or put it back for what is left; its new state.
 
     DONE when the destination has accepted all instances of the revision, in this attempt or before. DEAD when
     it never will: attempts are used up, or every instance that is left was refused for good. Otherwise READY,
     after a back-off.
+
+    Parameters
+    ----------
+    sent_uids
+        See `outstanding_instances`.
 
     Raises
     ------
@@ -288,8 +311,8 @@ def save_delivery(
         there.
     """
     lock_series(session, job.series_id)
-    _record_answers(session, job.destination, results, now)
-    left = {instance.instance_id: instance for instance in outstanding_instances(session, job)}
+    _record_answers(session, job.destination, results, now, sent_uids or {})
+    left = {instance.instance_id: instance for instance in outstanding_instances(session, job, sent_uids)}
     if not left:
         end_leased(session, job, JobState.DONE, None, now)
         return JobState.DONE
@@ -314,6 +337,7 @@ def instance_deliveries(session: Session, series_id: int) -> list[InstanceAnswer
             InstanceDeliveryRow.status,
             InstanceDeliveryRow.comment,
             InstanceDeliveryRow.answered_at,
+            InstanceDeliveryRow.sent_sop_instance_uid,
         )
         .join(InstanceRow, InstanceRow.id == InstanceDeliveryRow.instance_id)
         .where(InstanceRow.series_id == series_id)
@@ -323,17 +347,22 @@ def instance_deliveries(session: Session, series_id: int) -> list[InstanceAnswer
 
 
 def _record_answers(
-    session: Session, destination: str, results: Sequence[InstanceDelivery], now: datetime
+    session: Session,
+    destination: str,
+    results: Sequence[InstanceDelivery],
+    now: datetime,
+    sent_uids: Mapping[int, str],
 ) -> None:
-    """Keep the last answer for each instance; that it was accepted once is never overwritten."""
+    """Keep the last answer for each instance; that it was accepted once is overwritten by another form of it only."""
     if not results:
         return
     statement = insert_into(session, InstanceDeliveryRow)
     new = statement.excluded
     newest = statement.on_conflict_do_update(
         index_elements=("instance_id", "destination"),
-        set_={name: new[name] for name in ("accepted", "status", "comment", "answered_at")},
-        where=~InstanceDeliveryRow.accepted,
+        set_={name: new[name] for name in ("accepted", "status", "comment", "answered_at", "sent_sop_instance_uid")},
+        where=~InstanceDeliveryRow.accepted
+        | InstanceDeliveryRow.sent_sop_instance_uid.is_distinct_from(new.sent_sop_instance_uid),
     )
     rows = [
         {
@@ -343,6 +372,7 @@ def _record_answers(
             "status": result.status,
             "comment": result.comment,
             "answered_at": now,
+            "sent_sop_instance_uid": sent_uids.get(result.instance_id),
         }
         for result in results
     ]
