@@ -25,6 +25,9 @@ from iap_node.upkeep import retention
 # Looking for quiet series costs one indexed query: often enough that the quiet period is hardly lengthened.
 SHORTEST_LOOK_S = 0.05
 LONGEST_LOOK_S = 1.0
+# Whether a report is due is asked of its files, not of the clock alone: what was missed is made up for, and what failed
+# is tried again.
+LOOK_FOR_REPORTS = timedelta(minutes=5)
 
 log = structlog.get_logger("scheduler")
 
@@ -69,9 +72,17 @@ def _table(config: NodeConfig, database: Database) -> list[_Entry]:
     def remove_expired() -> None:
         retention.remove_expired(Spool(config.spool_dir), database, config.retention, datetime.now(UTC))
 
+    def write_reports() -> None:
+        from iap_node.audit.reports.scheduled import write_due  # templates and statistics, for who asks for reports
+
+        for path in write_due(config.audit.reports, database, datetime.now(UTC)):
+            log.info("report written", path=str(path))
+
     entries = [_Entry("complete quiet series", _look_every(config.series), complete_quiet_series)]
     if config.retention.enabled:
         entries.append(_Entry("retention", timedelta(seconds=config.retention.every_s), remove_expired))
+    if config.audit.reports.folder is not None:
+        entries.append(_Entry("physicist's report", LOOK_FOR_REPORTS, write_reports))
     return entries
 
 

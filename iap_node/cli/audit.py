@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from iap_node.cli.exits import Exit
-from iap_node.cli.output import console, print_table, printable
+from iap_node.cli.output import complain, console, print_table, printable
 
 if TYPE_CHECKING:
     from iap_node.audit.folder import FolderAudit
@@ -54,10 +54,9 @@ def audit(
             )
         at = datetime.now(UTC)
         if out is not None:
-            forms = {"html": report.as_html(found, at), "csv": report.as_csv(found), "json": report.as_json(found, at)}
-            files.write(out, "audit", forms)
+            files.write(out, "audit", files.forms(report, found, at))
     except OSError as error:
-        typer.echo(f"iap-node: {error.strerror}: {error.filename or folder}", err=True)
+        complain(f"{error.strerror}: {error.filename or folder}")
         raise typer.Exit(Exit.FAILED) from error
     if as_json:
         print(report.as_json(found, at))

@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from iap_node.config.crontab import crontab
 from iap_node.config.routing import TERM_KEYS, TERM_PROBLEM, RoutingConfig, section_of_tag
 from iap_node.config.section import Section, did_you_mean, keys_of
 from iap_node.config.web import WebConfig
@@ -205,6 +206,13 @@ class ReportsConfig(Section):
 
     folder: Path | None = None
     cron: str = "0 6 1 * *"
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        if value != cls.model_fields["cron"].default:  # which is right, and saves every command the parser
+            crontab(value)
+        return value
 
 
 class AuditConfig(Section):

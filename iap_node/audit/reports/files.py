@@ -6,10 +6,32 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Protocol, TypeVar
+
+Figures = TypeVar("Figures", contravariant=True)
 
 MOST_CHARACTERS = 100  # of a name: file systems take 255 bytes
 _UNSAFE = re.compile(r"[^0-9A-Za-z.-]+")
+
+
+class Report(Protocol[Figures]):
+    """A module of this package: what it makes of its figures."""
+
+    def as_html(self, figures: Figures, at: datetime, /) -> str:
+        """A page."""
+
+    def as_csv(self, figures: Figures, /) -> str:
+        """A table."""
+
+    def as_json(self, figures: Figures, at: datetime, /) -> str:
+        """Everything."""
+
+
+def forms(report: Report[Figures], figures: Figures, at: datetime) -> dict[str, str]:
+    """A report by suffix. JSON comes last: where its file is, the others are."""
+    return {"html": report.as_html(figures, at), "csv": report.as_csv(figures), "json": report.as_json(figures, at)}
 
 
 def safe_name(*parts: str) -> str:

@@ -16,6 +16,7 @@ from iap_node.audit.reports.rendering import document, page, table
 from iap_node.audit.reports.scanner import (
     CSV_COLUMNS,
     check_lines,
+    n_found,
     named,
     rate_line,
     software_lines,
@@ -35,7 +36,7 @@ from iap_node.database.report_figures import (
     Week,
 )
 from iap_node.dicom.parameters import BY_KEYWORD
-from iap_node.records import SeriesState, Severity
+from iap_node.records import SeriesState
 
 MONTHS_BEFORE = 3  # that the month is held against, and that the trend begins with
 LEAST_FOR_DRIFT = 10  # series on either side, before a distribution is said to have moved
@@ -76,6 +77,7 @@ class DrawnDrift:
     drift: Drift
     now: Drawing | None
     before: Drawing | None
+    ends: tuple[str, str]  # of the axis
     moved: bool
 
 
@@ -125,7 +127,7 @@ def as_html(figures: MonthFigures, at: datetime) -> str:
         "month.html",
         at,
         figures=figures,
-        severities={severity.value: _n_found(figures, severity) for severity in Severity},
+        severities=n_found(figures.checks),
         findings_over_time=period.findings_over_time(figures.weeks),
         series_over_time=period.series_over_time(figures.weeks),
         ends=period.ends(figures.weeks, figures.month.until),
@@ -188,7 +190,7 @@ def drawn(drifts: list[Drift]) -> list[DrawnDrift]:
             None if part is None else box(axis, part.quantiles, f"median {part.quantiles[2]:.3g} {unit} of {part.n}")
             for part in (one.now, one.before)
         ]
-        found.append(DrawnDrift(one, drawings[0], drawings[1], moved(one)))
+        found.append(DrawnDrift(one, drawings[0], drawings[1], (f"{axis.low:+.3g}", f"{axis.high:+.3g}"), moved(one)))
     return sorted(found, key=lambda item: (not item.moved, item.drift.keyword, item.drift.scanner))
 
 
@@ -219,7 +221,3 @@ def _drift_lines(drifts: list[Drift]) -> list[tuple[object, ...]]:
         for when, part in (("now", one.now), ("before", one.before))
         if part is not None
     ]  # fmt: skip
-
-
-def _n_found(figures: MonthFigures, severity: Severity) -> int:
-    return sum(one.n_findings for one in figures.checks if one.severity is severity)

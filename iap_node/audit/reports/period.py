@@ -31,6 +31,8 @@ class Month:
             It is none.
         """
         at = datetime.strptime(text.strip(), "%Y-%m")
+        if not 1900 <= at.year <= 9000:
+            raise ValueError(f"{text!r} is no month in which a series came")
         return cls(at.year, at.month)
 
     @classmethod

@@ -30,7 +30,14 @@ def page(template: str, at: datetime, **content: Any) -> str:
     jinja2.UndefinedError
         The template asks for what `content` does not have.
     """
-    return _pages().get_template(template).render(at=at, version=__version__, **content)
+    return _tamed(_pages().get_template(template).render(at=at, version=__version__, **content))
+
+
+def _tamed(text: str) -> str:
+    """Without what is no character to look at: control characters, and those that turn the text beside them around."""
+    return text.translate({ord(one): "\ufffd" for one in set(text) if not (one.isprintable() or one.isspace())}).translate(
+        {ord(one): " " for one in set(text) if one.isspace() and one != "\n"}
+    )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -22,7 +22,7 @@ from iap_node.database.report_figures import (
     SoftwareSeen,
     Week,
 )
-from iap_node.records import SeriesState
+from iap_node.records import SeriesState, Severity
 
 MOST_SHOWN = 30  # of protocols, checks and scanners on the page; the tables for programs have all
 
@@ -75,6 +75,7 @@ def as_html(figures: ScannerFigures, at: datetime) -> str:
         at,
         figures=figures,
         what=scope.serial_number or scope.model or "all scanners",
+        severities=n_found(figures.checks),
         findings_over_time=period.findings_over_time(figures.weeks),
         series_over_time=period.series_over_time(figures.weeks),
         ends=period.ends(figures.weeks, scope.until),
@@ -84,6 +85,11 @@ def as_html(figures: ScannerFigures, at: datetime) -> str:
         most_shown=MOST_SHOWN,
         explanation=findings.explanation,
     )
+
+
+def n_found(checks: list[CheckCount]) -> dict[str, int]:
+    """Standing findings by severity."""
+    return {severity.value: sum(one.n_findings for one in checks if one.severity is severity) for severity in Severity}
 
 
 def as_csv(figures: ScannerFigures) -> str:
