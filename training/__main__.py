@@ -1,4 +1,4 @@
-"""The training commands: `iap-train simulate | fit | evaluate | reference`, also `python -m training`.
+"""The training commands: `iap-train simulate | fit | recalibrate | evaluate | reference`, also `python -m training`.
 
 Progress with the time left is shown on a terminal; elsewhere one line per epoch is logged. Nothing here runs
 inside the node.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +44,15 @@ class RecipeName(StrEnum):
 
     REFERENCE = "reference"
     PAPER = "paper"
+
+
+class SplitName(StrEnum):
+    """Which split of a data set."""
+
+    TRAINING = "training"
+    TEMPERATURE = "temperature"
+    CONFORMAL = "conformal"
+    TEST = "test"
 
 
 class LayoutName(StrEnum):
@@ -85,16 +94,21 @@ def simulate(
     held_out: HeldOutOption = HELD_OUT_SERIES,
     processes: ProcessesOption = 2,
     seed: SeedOption = SEED,
+    split: Annotated[
+        list[SplitName] | None,
+        typer.Option(help="Only this split; repeatable. Recalibration and evaluation need no training series."),
+    ] = None,
 ) -> None:
     """Make a data set of simulated breast MR, prepared for a recipe; goes on where it stopped."""
     preprocessing = _recipe(recipe, LayoutName.ALL_CLASSES).preprocessing
-    _simulate(data, dataset.plan(preprocessing, seed=seed, n_training=series, n_held_out=held_out), processes)
+    plan = dataset.plan(preprocessing, seed=seed, n_training=series, n_held_out=held_out)
+    _simulate(data, plan, processes, [one.value for one in split or SplitName])
 
 
-def _simulate(folder: Path, plan: dataset.DataPlan, processes: int) -> None:
-    total = sum(part.n_series for part in plan.splits.values())
+def _simulate(folder: Path, plan: dataset.DataPlan, processes: int, splits: Sequence[str] = dataset.SPLITS) -> None:
+    total = sum(part.n_series for name, part in plan.splits.items() if name in splits)
     with _bar("simulating", total) as advance:
-        dataset.simulate(folder, plan, processes=processes, advance=advance)
+        dataset.simulate(folder, plan, processes=processes, splits=splits, advance=advance)
 
 
 @app.command(name="fit")
@@ -143,6 +157,18 @@ def _fit(
             report=show,
         )
     return reference.package_from(out, naming, recipe, heads, fitted, data, seed)
+
+
+@app.command()
+def recalibrate(
+    data: DataFolder,
+    out: Annotated[Path, typer.Argument(help="Folder of the package to write; another one than it is read from.")],
+    package: Annotated[str, typer.Option(help="Name of a shipped model, or folder of a package.")] = "reference",
+    seed: SeedOption = SEED,
+) -> None:
+    """Calibrate a package anew, its weights unchanged, on the temperature and conformal splits of a data set."""
+    written = reference.recalibrated(load_package(package_folder(package)), out, data, seed)
+    typer.echo(f"{written.folder}: {written.model_id}, {written.training_data}")
 
 
 @app.command(name="evaluate")

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,12 +99,15 @@ def simulate(
     wanted: DataPlan,
     *,
     processes: int = 2,
+    splits: Collection[str] = SPLITS,
     advance: Callable[[int], None] = lambda n_series: None,
 ) -> None:
     """Make what is missing of a data set.
 
     Parameters
     ----------
+    splits
+        Only these: calibration and evaluation need no training series.
     advance
         Called with a number of series whenever that many more are there (found or made).
 
@@ -120,6 +123,8 @@ def simulate(
     description.write_text(json.dumps(wanted.as_json(), indent=1))
     missing = []
     for split, first, count in _shards(wanted):
+        if split not in splits:
+            continue
         if _shard_path(folder, split, first).with_suffix(".json").exists():
             advance(count)
         else:

@@ -22,6 +22,7 @@ from iap_node.records import ParameterKind, ParameterPrediction
 from training.calibrate import SplitOutputs, outputs_of
 from training.dataset import SeriesSet
 from training.recipes import class_label
+from training.swaps import SwapFigures, swapped_headers
 
 ALPHAS = (0.01, 0.05)
 SIMULATED = "simulated images"
@@ -81,6 +82,7 @@ class Evaluation:
     heads: tuple[HeadFigures, ...]
     false_novel: dict[str, float]  # by number of slices: share of unseen training-like series that are called novel
     novel: dict[str, tuple[int, int]] = field(default_factory=dict)  # what is unlike training: (called novel, of)
+    swaps: tuple[SwapFigures, ...] = ()  # none where the package judges single values only
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -127,6 +129,7 @@ def evaluate(
         heads=heads,
         false_novel=false_novel,
         novel=_novel(package, unlike or {}),
+        swaps=swapped_headers(package, split, seed),
     )
 
 

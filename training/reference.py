@@ -1,24 +1,26 @@
 """The shipped reference model, end to end: simulate, fit, calibrate, write the package, evaluate.
 
 Every stage leaves its result in the work folder and is skipped or resumed when run again. Called by
-`iap-train reference`; `package_from` also by `iap-train fit`.
+`iap-train reference`; `package_from` also by `iap-train fit`, `recalibrated` by `iap-train recalibrate`.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
 from iap_node.inference.heads import Head, n_outputs
 from iap_node.inference.network import ResNet18
+from iap_node.inference.novelty import View
 from iap_node.inference.package import (
     FORMAT,
     FORMAT_VERSION,
@@ -30,9 +32,11 @@ from iap_node.inference.package import (
     load_package,
     write_package,
 )
+from iap_node.inference.predictor import build_network
 from training.calibrate import calibrate, fit_novelty, outputs_of
-from training.dataset import SeriesSet, describe, load
+from training.dataset import DataSetError, SeriesSet, describe, load, preprocessing_of
 from training.fit import FittedNetwork
+from training.joint import fit_header_reference
 from training.recipes import Recipe
 
 TRAINED_ON_SIMULATED_IMAGES = "trained on simulated images"
@@ -81,7 +85,47 @@ def package_from(
         provenance=_provenance(recipe, fitted, data, seed),
     )
     views = fit_novelty(outputs["training"], [outputs["temperature"], outputs["conformal"]], seed)
-    write_package(folder, manifest, weights, views)
+    header = fit_header_reference(manifest, outputs["temperature"], outputs["conformal"], seed)
+    write_package(folder, manifest, weights, views, header)
+    return load_package(folder)
+
+
+def recalibrated(package: ModelPackage, folder: Path, data: Path, seed: int) -> ModelPackage:
+    """A package with the same weights, calibrated anew on the held-out splits of a data set; the novelty reference,
+    which comes from training series, stays.
+
+    Raises
+    ------
+    DataSetError
+        The data set is incomplete or was not prepared as the package's network needs it.
+    """
+    manifest = package.manifest
+    if preprocessing_of(data) != manifest.preprocessing:
+        raise DataSetError(f"{data} was not prepared as {package.model_id} needs it; simulate one for its recipe")
+    network = build_network(package)
+    outputs = {}
+    for split in ("temperature", "conformal"):
+        series = load(data, split)
+        outputs[split] = outputs_of(network, manifest.preprocessing, series.inputs, series.labels)
+    description = describe(data)
+    splits = {split: description["splits"][split] for split in outputs}
+    fresh = replace(
+        manifest,
+        calibration=calibrate(manifest.parameters, outputs["temperature"], outputs["conformal"], seed),
+        provenance={
+            **manifest.provenance,
+            "recalibrated": {
+                "images": description["images"],
+                "data": {"seed": description["seed"], "splits": splits},
+                "seed": seed,
+                "from": package.model_id,
+                "software": _software(),
+            },
+        },
+    )
+    header = fit_header_reference(fresh, outputs["temperature"], outputs["conformal"], seed)
+    views: dict[str, View] = dict(package.novelty)
+    write_package(folder, fresh, safetensors.numpy.load(package.weights), views, header)
     return load_package(folder)
 
 
@@ -106,8 +150,10 @@ def _provenance(recipe: Recipe, fitted: FittedNetwork, data: Path, seed: int) ->
         "minutes": round(fitted.elapsed_s / 60, 1),
         "device": fitted.device,
         "paper": "arXiv 2303.04911",
-        "software": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("iap-node", "torch", "numpy", "scipy")},
-        },
+        "software": _software(),
     }
+
+
+def _software() -> dict[str, str]:
+    packages = ("iap-node", "torch", "numpy", "scipy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -20,7 +20,7 @@ nothing here says how it does on real ones. Written by
 
 Data: {data}.
 Judged: {n_series} simulated series of {n_slices} evenly spaced slices, each of another simulated patient, none of them
-seen in training or calibration. Novel series are not left out of the first three tables; abstention is the last.
+seen in training or calibration. Novel series are left out of no table but the last, which is about abstention.
 Real series are read for the abstention table only, and differ from the training data both by being real and by their
 anatomy.
 """
@@ -50,6 +50,18 @@ beyond tolerance) that it contradicts.
 | parameter | {columns} |
 |---|{rule}"""
 
+_SWAPS = """
+## Swapped headers (simulated)
+
+A header as a whole against the pixels. *False*: right headers that are doubted. *Swapped*: headers of another series,
+all values at once, that are found; *same model*: of another series of the same scanner model, which is harder. *No
+single value*: of the headers without any value outside its conformal set at this alpha, those doubted. *Half stated*:
+half of the values, chosen at random, are missing. *Any single value*: headers with at least one value outside its set
+at this alpha; the false alarms are those of all parameters together.
+
+| how | alpha | false | swapped | same model |
+|---|---|---|---|---|"""
+
 _ABSTENTION = """
 ## Abstention
 
@@ -70,6 +82,8 @@ def as_markdown(evaluation: Evaluation, command: str, data: str) -> str:
     alphas = [figures.alpha for figures in evaluation.heads[0].audit]
     columns = " | ".join(f"{name} at {alpha:g}" for alpha in alphas for name in ("coverage", "size", "false", "power"))
     lines += [_AUDIT.format(columns=columns, rule="---|" * 4 * len(alphas)), *_audit_rows(evaluation)]
+    if evaluation.swaps:
+        lines += [_SWAPS, *_swap_rows(evaluation)]
     lines += [_ABSTENTION, *_abstention_rows(evaluation)]
     return "\n".join(lines) + "\n"
 
@@ -109,6 +123,19 @@ def _audit_rows(evaluation: Evaluation) -> Iterable[str]:
             )
         ]
         yield f"| {BY_KEYWORD[head.keyword].title} | " + " | ".join(cells) + " |"
+
+
+def _swap_rows(evaluation: Evaluation) -> Iterable[str]:
+    for one in evaluation.swaps:
+        rows = {
+            "whole header": one.whole,
+            "whole header, no single value": one.unsuspected,
+            "whole header, half stated": one.half_stated,
+            "any single value": one.any_single_value,
+        }
+        for how, (false, swapped, same_model) in rows.items():
+            cells = " | ".join("" if share is None else f"{share:.3f}" for share in (false, swapped, same_model))
+            yield f"| {how} | {one.alpha:g} | {cells} |"
 
 
 def _abstention_rows(evaluation: Evaluation) -> Iterable[str]:

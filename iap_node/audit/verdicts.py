@@ -96,8 +96,8 @@ def _compare_class(
 
     label = parameter.match(value.canonical, labels)
     if label is None:
-        shown = parameter.text_with_unit(value.canonical)
-        return _not_judged(parameter, value, f"the model has never seen '{shown}'", predicted)
+        never = shown(parameter.text_with_unit(value.canonical))
+        return _not_judged(parameter, value, f"the model has never seen '{never}'", predicted)
     equivalent = parameter.equivalent(label, labels)
     probability = _probability(pixels, equivalent)
     if not pixels.prediction_set:
@@ -181,9 +181,9 @@ def _why_unusable(value: HeaderValue) -> str:
     if value.problem.startswith("varies") or (value.problem and not value.raw):
         return value.problem  # it names the values itself
     if value.problem:
-        return f"{value.problem}: the header says '{_shown(value.raw)}'"
+        return f"{value.problem}: the header says '{shown(value.raw)}'"
     if value.canonical is None and value.raw:
-        return f"the header's value is unusable: '{_shown(value.raw)}'"
+        return f"the header's value is unusable: '{shown(value.raw)}'"
     return ""
 
 
@@ -196,7 +196,7 @@ def _comparison(
     suggestion: str = "",
     reason: str = "",
 ) -> HeaderComparison:
-    text = parameter.text(value.canonical) or _shown(value.raw)
+    text = parameter.text(value.canonical) or shown(value.raw)
     return HeaderComparison(parameter.keyword, text, predicted, probability, verdict, suggestion, reason)
 
 
@@ -214,7 +214,8 @@ def _canonical_label(parameter: AcquisitionParameter, label: str) -> str | float
     return float(label) if parameter.nature is Nature.NUMBER else label
 
 
-def _shown(raw: str) -> str:
+def shown(raw: str) -> str:
+    """Text from outside for a sentence or a cell: printable, of bounded length."""
     text = "".join(character if character.isprintable() else " " for character in raw).strip()
     return text if len(text) <= RAW_TEXT_LIMIT else text[: RAW_TEXT_LIMIT - 3] + "..."
 

@@ -1,8 +1,9 @@
-"""A model package on disk: `model.json`, `weights.safetensors`, `novelty.safetensors`. No torch, no pickle.
+"""A model package on disk: `model.json`, `weights.safetensors`, `novelty.safetensors`, and `header.safetensors` where
+the model judges headers as a whole. No torch, no pickle.
 
 Everything that makes one model different from another stands in the package: parameters, vocabularies,
 preparation, calibration, provenance, novelty reference. `load_package` checks all of it before anything is
-believed; the hashes of both binary files stand in model.json, and the model's identity is a hash of
+believed; the hashes of the binary files stand in model.json, and the model's identity is a hash of
 model.json. Called by the worker, the CLI and `training.reference`.
 """
 
@@ -25,6 +26,7 @@ from iap_node.dicom.parameters import BY_KEYWORD
 from iap_node.errors import ModelPackageError
 from iap_node.inference.calibration import Calibration
 from iap_node.inference.heads import Head
+from iap_node.inference.joint import HeaderReference
 from iap_node.inference.novelty import View
 from iap_node.inference.preprocess import Preprocessing
 
@@ -33,6 +35,7 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 NOVELTY_FILE = "novelty.safetensors"
+HEADER_FILE = "header.safetensors"
 
 ViewName = Literal["feature", "input"]
 _LARGEST_FILE = 512 * 1024**2
@@ -64,11 +67,20 @@ class NoveltyReference:
 
 
 @dataclass(frozen=True, slots=True)
+class JointCalibration:
+    """For which numbers of slices the file holds scores of right headers."""
+
+    file: FileReference
+    n_slices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """model.json.
 
     `training_data` is one sentence that every surface shows beside the model's answers; `provenance` says how
-    the model came about (recipe, data, seeds, versions, evaluation) and is never interpreted.
+    the model came about (recipe, data, seeds, versions, evaluation) and is never interpreted. `header` is None in a
+    package that judges single values only.
     """
 
     format: Literal["iap-model-package"]
@@ -82,6 +94,7 @@ class Manifest:
     calibration: tuple[Calibration, ...]
     novelty: NoveltyReference
     weights: FileReference
+    header: JointCalibration | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -94,6 +107,7 @@ class ModelPackage:
     manifest: Manifest
     novelty: Mapping[str, View] = field(repr=False)
     weights: bytes = field(repr=False)  # safetensors, hash checked
+    header: HeaderReference | None = field(default=None, repr=False)
 
     @property
     def training_data(self) -> str:
@@ -139,11 +153,16 @@ def load_package(folder: Path) -> ModelPackage:
         manifest=manifest,
         novelty=_views(folder, manifest, arrays),
         weights=weights,
+        header=_header_reference(folder, manifest),
     )
 
 
 def write_package(
-    folder: Path, manifest: Manifest, weights: Mapping[str, NDArray[Any]], novelty: Mapping[str, View]
+    folder: Path,
+    manifest: Manifest,
+    weights: Mapping[str, NDArray[Any]],
+    novelty: Mapping[str, View],
+    header: HeaderReference | None = None,
 ) -> None:
     """Write a package; the file references of `manifest` are replaced by those of the files written.
 
@@ -158,6 +177,9 @@ def write_package(
         WEIGHTS_FILE: _encoded(weights),
         NOVELTY_FILE: _encoded({name: array.astype("float32") for name, array in arrays.items()}),
     }
+    if header is not None:
+        of_right_headers = {f"scores.{n_slices}": scores.astype("float32") for n_slices, scores in header.scores}
+        files[HEADER_FILE] = _encoded({"weights": header.weights.astype("float32"), **of_right_headers})
     for name, content in files.items():
         _write(folder / name, content)
     reference = {name: FileReference(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()}
@@ -167,6 +189,9 @@ def write_package(
         novelty=NoveltyReference(
             reference[NOVELTY_FILE], {_view_name(name): view.thresholds for name, view in novelty.items()}
         ),
+        header=None
+        if header is None
+        else JointCalibration(reference[HEADER_FILE], tuple(n_slices for n_slices, _ in header.scores)),
     )
     _write(folder / MANIFEST_FILE, _MANIFEST.dump_json(complete, indent=1))
 
@@ -274,3 +299,28 @@ def _views(folder: Path, manifest: Manifest, arrays: Mapping[str, NDArray[Any]])
             f"{folder / MANIFEST_FILE}: novelty names no view; write the package again with iap-train"
         )
     return views
+
+
+def _header_reference(folder: Path, manifest: Manifest) -> HeaderReference | None:
+    if manifest.header is None:
+        return None
+    path = folder / manifest.header.file.file
+    arrays = _tensors(path, _read_checked(folder, manifest.header.file))
+    n_heads, counts = len(manifest.parameters), manifest.header.n_slices
+    weights = arrays.get("weights", np.zeros(0))
+    scores = [arrays.get(f"scores.{count}", np.zeros(0)) for count in counts]
+    if (
+        weights.shape != (n_heads,)
+        or not (np.isfinite(weights).all() and (weights >= 0).all())
+        or not counts
+        or list(counts) != sorted(set(counts))
+        or any(one.ndim != 2 or one.shape[1] != n_heads for one in scores)
+    ):
+        raise ModelPackageError(
+            f"{path}: weights and scores do not fit the parameters of {MANIFEST_FILE}; write the package again with "
+            "iap-train"
+        )
+    return HeaderReference(
+        weights.astype("float64"),
+        tuple((count, one.astype("float64")) for count, one in zip(counts, scores, strict=True)),
+    )

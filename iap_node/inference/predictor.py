@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from iap_node.errors import ConfigError, ModelPackageError, UnreadablePixels
-from iap_node.inference import calibration, novelty, pooling
+from iap_node.inference import calibration, joint, novelty, pooling
 from iap_node.inference.calibration import Calibration, HeadCalibration
 from iap_node.inference.heads import Head, n_outputs
 from iap_node.inference.network import ResNet18
 from iap_node.inference.package import Manifest, ModelPackage
 from iap_node.inference.preprocess import prepare_series, standardise
-from iap_node.records import ParameterKind, ParameterPrediction, SeriesPrediction
+from iap_node.records import ParameterKind, ParameterPrediction, SeriesHeader, SeriesPrediction
 
 
 class Predictor:
@@ -66,7 +66,9 @@ class Predictor:
         """What the model learned from, as every surface shows it."""
         return self._package.training_data
 
-    def predict(self, slices: Sequence[NDArray[np.generic]], alpha: float) -> SeriesPrediction:
+    def predict(
+        self, slices: Sequence[NDArray[np.generic]], alpha: float, header: SeriesHeader | None = None
+    ) -> SeriesPrediction:
         """The answer for one series.
 
         Parameters
@@ -75,6 +77,9 @@ class Predictor:
             (rows, columns) each, any numeric type; evenly spaced through the series.
         alpha
             Miscoverage of the conformal sets and intervals.
+        header
+            What the series' headers state: given, the answer says how well it fits as a whole. It changes nothing
+            of what the pixels say.
 
         Raises
         ------
@@ -85,7 +90,7 @@ class Predictor:
             raise UnreadablePixels("the series has no slice with pixels; nothing to predict from")
         prepared = prepare_series(slices, self._package.manifest.preprocessing)
         outputs, features = self.forward(prepared)
-        return judge(self._package, prepared, outputs, features, alpha)
+        return judge(self._package, prepared, outputs, features, alpha, header)
 
     @torch.inference_mode()
     def forward(self, prepared: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -106,6 +111,7 @@ def judge(
     outputs: NDArray[np.floating],
     features: NDArray[np.floating],
     alpha: float,
+    header: SeriesHeader | None = None,
 ) -> SeriesPrediction:
     """Pool, calibrate and check for novelty: from the network's slice outputs to the series' answer."""
     manifest, n_slices = package.manifest, len(outputs)
@@ -116,6 +122,10 @@ def judge(
     score = novelty.score(package.novelty, descriptors, n_slices)
     # Not finite anywhere counts as novel: what the network cannot digest is unlike its training data.
     novel = not (score <= novelty.SCORE_THRESHOLD and bool(np.isfinite(outputs).all()))
+    answers = () if novel else parameter_predictions(manifest, outputs, alpha)
+    fit = None
+    if answers and header is not None and package.header is not None:
+        fit = joint.header_fit(package.header, manifest.parameters, answers, header, n_slices)
     return SeriesPrediction(
         model_id=package.model_id,
         training_data=manifest.training_data,
@@ -123,7 +133,8 @@ def judge(
         novelty_score=score,
         novelty_threshold=novelty.SCORE_THRESHOLD,
         n_slices=n_slices,
-        parameters=() if novel else parameter_predictions(manifest, outputs, alpha),
+        parameters=answers,
+        header_fit=fit,
     )
 
 

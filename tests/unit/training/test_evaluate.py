@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from iap_node.inference.package import ModelPackage
-from training import dataset, evaluate, report, unlike
+from training import dataset, evaluate, joint, report, unlike
 from training.fit import fit
 from training.recipes import REFERENCE, heads_for
-from training.reference import Naming, package_from
+from training.reference import Naming, package_from, recalibrated
 
 RECIPE = replace(REFERENCE, preprocessing=replace(REFERENCE.preprocessing, size=32), width=0.125, bfloat16=False)
 
@@ -79,6 +79,40 @@ def test_labels_that_differ_within_tolerance_never_contradict(figures):
     assert field.series_top1_within_tolerance >= field.series_top1
 
 
+def test_swapped_headers_are_found_by_what_pixels_show_and_right_ones_are_doubted_at_alpha(figures):
+    # Brightness alone is shown: every second header of another series has the same, and cannot be found.
+    for one in figures.swaps:
+        right, swapped, same_model = one.whole
+        assert right <= one.alpha + 0.05
+        assert min(swapped, same_model) > 0.3
+    strict, loose = (one.whole for one in figures.swaps)
+    assert strict[0] <= loose[0]
+    assert strict[1] <= loose[1]
+
+
+def test_swapped_header_has_other_values_and_the_same_model_where_asked_for():
+    made = (("A", 1), ("A", 2), ("B", 3), ("B", 3), ("B", 4), ("C", 5))
+    labels = [{"ManufacturerModelName": model, "EchoTime": echo_time} for model, echo_time in made]
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        for row, other in enumerate(joint.other_headers(labels, rng)):
+            assert labels[other] != labels[row]
+        for row, other in enumerate(joint.other_headers(labels, rng, same_model=True)[:5]):
+            assert labels[other] != labels[row]
+            assert labels[other]["ManufacturerModelName"] == labels[row]["ManufacturerModelName"]
+    assert joint.other_headers(labels, rng, same_model=True)[5] is None
+
+
+def test_recalibration_changes_calibration_only_and_says_where_it_came_from(package, data, tmp_path):
+    again = recalibrated(package, tmp_path, data, seed=0)
+    assert again.manifest.calibration == package.manifest.calibration
+    assert again.weights == package.weights
+    assert again.manifest.novelty == package.manifest.novelty
+    assert again.manifest.header == package.manifest.header
+    assert again.manifest.provenance["recalibrated"]["from"] == package.model_id
+    assert again.manifest.provenance["recipe"] == package.manifest.provenance["recipe"]
+
+
 def test_package_says_how_it_came_about(package):
     provenance = package.manifest.provenance
     assert provenance["images"] == "simulated"
@@ -97,8 +131,8 @@ def test_report_names_command_and_data_and_says_simulated_in_every_table(figures
     text = report.as_markdown(figures, command="iap-train evaluate X", data="random")
     assert "iap-train evaluate X" in text
     headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert len(headings) == 4
-    assert all("(simulated)" in line for line in headings[:3])
+    assert len(headings) == 5
+    assert all("(simulated)" in line for line in headings[:4])
     assert "trained and evaluated on simulated images" in text
     assert "should not be novel" in text
     json.dumps(asdict(figures))
