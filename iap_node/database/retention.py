@@ -36,6 +36,7 @@ from sqlalchemy.orm import Session
 
 from iap_node.config import RetentionConfig
 from iap_node.database.jobs import lock_series
+from iap_node.database.routes import is_held
 from iap_node.database.tables import (
     BYTES_IN_QUESTION,
     BytesState,
@@ -59,6 +60,7 @@ class Hold(StrEnum):
     JUDGEMENT_FAILED = "its judgement is a dead letter"
     UNDELIVERED = "its delivery is a dead letter"
     DELIVERING = "waits for delivery"
+    HELD = "is held by a rule: release or reroute it"
     UNROUTED = "was sent nowhere: this node has the only copy"
 
 
@@ -352,6 +354,7 @@ def _hold(config: RetentionConfig) -> ColumnElement[str | None]:
         DeliveryRow.series_id == SeriesRow.id,
         DeliveryRow.revision == SeriesRow.judged_revision,
         DeliveryRow.state == DeliveryState.DELIVERED,
+        ~DeliveryRow.shadow,
     )
     unrouted = false() if config.unrouted else ~went_out
     return case(
@@ -360,6 +363,7 @@ def _hold(config: RetentionConfig) -> ColumnElement[str | None]:
         (unjudged, literal(Hold.UNJUDGED.value)),
         (undelivered, literal(Hold.UNDELIVERED.value)),
         (delivering, literal(Hold.DELIVERING.value)),
+        (is_held(), literal(Hold.HELD.value)),
         (unrouted, literal(Hold.UNROUTED.value)),
         else_=null(),
     )

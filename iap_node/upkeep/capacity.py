@@ -14,7 +14,7 @@ from iap_node.database.retention import Hold
 from iap_node.records import SeriesState
 from iap_node.upkeep.forecast import SECONDS_PER_DAY, Ingest, Outflow, forecast
 
-HOLDS_UNTIL_A_PERSON_ACTS = frozenset({Hold.JUDGEMENT_FAILED, Hold.UNDELIVERED, Hold.UNROUTED})
+HOLDS_UNTIL_A_PERSON_ACTS = frozenset({Hold.JUDGEMENT_FAILED, Hold.UNDELIVERED, Hold.HELD, Hold.UNROUTED})
 STILL_ON_THEIR_WAY = frozenset({SeriesState.RECEIVING, SeriesState.COMPLETE})  # may end in either final state
 
 
