@@ -30,6 +30,12 @@ def printable(value: object) -> str:
     return "".join(character if character.isprintable() else "?" for character in str(value))
 
 
+def complain(text: object) -> None:
+    """Say on standard error why something cannot be done; paths and header text may be in it."""
+    lines = f"iap-node: {text}".split("\n")
+    print("\n".join(map(printable, lines)), file=sys.stderr)
+
+
 def console() -> Console:
     """Standard output for people; wide enough for a table when it is not a terminal."""
     width = None if sys.stdout.isatty() else PAGE_WIDTH_WHEN_PIPED
@@ -38,7 +44,8 @@ def console() -> Console:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """One table; `empty` instead when there is no row."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    # as Text: in a str, rich would follow its own markup, links included
+    table = Table(title=Text(printable(title), style="table.title"), title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -35,9 +35,8 @@ def page(template: str, at: datetime, **content: Any) -> str:
 
 def _tamed(text: str) -> str:
     """Without what is no character to look at: control characters, and those that turn the text beside them around."""
-    return text.translate({ord(one): "\ufffd" for one in set(text) if not (one.isprintable() or one.isspace())}).translate(
-        {ord(one): " " for one in set(text) if one.isspace() and one != "\n"}
-    )
+    shown = {ord(one): " " if one.isspace() else "\ufffd" for one in set(text) - {"\n"} if not one.isprintable()}
+    return text.translate(shown)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
