@@ -1,9 +1,9 @@
 """`iap-node`: the commands, and the only place where rooms are wired together.
 
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
-(import, status, series, show, findings, routes), `queue` (jobs, retry), `quarantine` (list, show, retry, delete),
-`upkeep` (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens). Rooms are imported
-inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
+(import, status, series, show, routes), `findings` (with `decisions`), `queue` (jobs, retry), `quarantine` (list, show,
+retry, delete), `upkeep` (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens).
+Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 import typer
 
 from iap_node import __version__
-from iap_node.cli import accounts, archive, audit, export, quarantine, queue, roles, setup, upkeep
+from iap_node.cli import accounts, archive, audit, export, findings, quarantine, queue, roles, setup, upkeep
 from iap_node.cli.exits import Exit
+from iap_node.cli.output import complain
 from iap_node.errors import ConfigError, NodeError
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app = typer.Typer(
 setup.add_to(app)
 roles.add_to(app)
 archive.add_to(app)
+findings.add_to(app)
 audit.add_to(app)
 export.add_to(app)
 queue.add_to(app)
@@ -64,10 +66,10 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        print(f"iap-node: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(Exit.CONFIG)
     except NodeError as error:
-        print(f"iap-node: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(Exit.FAILED)
     except BrokenPipeError:  # `iap-node series | head`
         sys.stderr.close()

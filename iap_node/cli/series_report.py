@@ -10,10 +10,11 @@ from rich.text import Text
 
 from iap_node.cli.output import console, print_table, printable
 from iap_node.dicom.parameters import BY_KEYWORD
-from iap_node.records import RouteDecision, Verdict
+from iap_node.records import FindingState, RouteDecision, Severity, Verdict
 
 if TYPE_CHECKING:
     from iap_node.database.archive import ArchivedInstance, SeriesSummary
+    from iap_node.database.findings import ArchivedFinding
     from iap_node.database.results import InstanceAnswer, Judgement
 
 GONE = {  # by BytesState
@@ -21,6 +22,8 @@ GONE = {  # by BytesState
     "deleted": "bytes deleted by retention; sent again, they are stored again",
     "lost": "bytes lost on the disk; send them again to restore them",
 }
+SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+STATE_STYLE = {FindingState.OPEN: "bold", FindingState.GONE: "dim", FindingState.DISMISSED: "dim"}
 VERDICT_STYLE = {
     Verdict.AGREES: "green",
     Verdict.CONTRADICTS: "bold red",
@@ -32,6 +35,7 @@ VERDICT_STYLE = {
 def print_series(
     series: SeriesSummary,
     judgement: Judgement | None,
+    findings: Sequence[ArchivedFinding],
     instances: Sequence[ArchivedInstance],
     answers: Sequence[InstanceAnswer],
 ) -> None:
@@ -67,6 +71,7 @@ def print_series(
     ]
     columns = ("parameter", "header says", "pixels say", "p(header)", "verdict", "suggested", "reason")
     print_table("Header against pixels", columns, rows, empty="nothing was compared")
+    print_findings(findings)
     reasons = dict(judgement.problems)
     for instance in instances:
         if instance.id in reasons:
@@ -74,6 +79,26 @@ def print_series(
     print_route(judgement.decision)
     for delivery in series.deliveries:
         _print_delivery(delivery.destination, delivery.state, answers)
+
+
+def print_findings(findings: Sequence[ArchivedFinding]) -> None:
+    """The findings of one series and what became of them: the open ones first, in the order that they came in."""
+    rank = {state: rank for rank, state in enumerate(FindingState)}
+    rows = [
+        (
+            one.id,
+            Text(one.severity, style=SEVERITY_STYLE[one.severity]),
+            one.element,
+            one.raw,
+            one.suggested_value,
+            one.conclusion or one.evidence,
+            Text(one.state, style=STATE_STYLE.get(one.state, "")),
+            one.accepted_value,
+        )
+        for one in sorted(findings, key=lambda one: rank[one.state])
+    ]
+    columns = ("ID", "severity", "element", "header says", "suggested", "so", "state", "accepted")
+    print_table("Findings", columns, rows, empty="no findings")
 
 
 def _print_gone(instances: Sequence[ArchivedInstance]) -> None:

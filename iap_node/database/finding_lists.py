@@ -39,6 +39,10 @@ class UnknownFinding(PermanentError):
     """No finding has that number."""
 
 
+class UnknownScanner(PermanentError):
+    """No series is of the scanner that was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scanner:
     """Which scanner; "" stands for any. Compared as written, without case."""
@@ -227,6 +231,28 @@ def made_by(scanner: Scanner) -> list[ColumnElement[bool]]:
         (SeriesRow.device_serial_number, scanner.device_serial_number),
     )
     return [func.lower(column) == func.lower(value) for column, value in wanted if value]
+
+
+def named_scanner(session: Session, text: str) -> Scanner:
+    """The scanner that a person names: by serial number, model or manufacturer, or `MANUFACTURER/MODEL/SERIAL`.
+
+    Raises
+    ------
+    UnknownScanner
+        No series here is of it.
+    """
+    parts = [part.strip() for part in text.split("/")]
+    asked = [Scanner(device_serial_number=text), Scanner(manufacturer_model_name=text), Scanner(manufacturer=text)]
+    if len(parts) == 3:
+        asked.append(Scanner(*parts))
+    for scanner in asked:
+        conditions = made_by(scanner)
+        if conditions and session.scalar(select(SeriesRow.id).where(*conditions).limit(1)) is not None:
+            return scanner
+    raise UnknownScanner(
+        f"no series here is of scanner {text!r}; name its serial number, model or manufacturer as the headers write "
+        "it, or MANUFACTURER/MODEL/SERIAL, parts of which may be empty"
+    )
 
 
 def _source(which: FindingFilter) -> Findings:

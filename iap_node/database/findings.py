@@ -7,7 +7,7 @@ lists stand in `finding_lists`, the rules in `dismissal_rules`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -33,17 +33,19 @@ from iap_node.database.finding_lists import (
     FindingOrder,
     Scanner,
     UnknownFinding,
+    UnknownScanner,
     admitted,
     count_findings,
     every_finding,
     finding,
     finding_events,
     list_findings,
+    named_scanner,
 )
 from iap_node.database.payloads import to_payload
 from iap_node.database.tables import FindingEventRow, FindingRow, SeriesRow
 from iap_node.errors import PermanentError
-from iap_node.records import Finding, FindingState
+from iap_node.records import Finding, FindingState, Witness
 
 __all__ = [
     "AcceptedValue",
@@ -57,6 +59,7 @@ __all__ = [
     "Scanner",
     "UnknownFinding",
     "UnknownRule",
+    "UnknownScanner",
     "count_findings",
     "decide",
     "decide_all",
@@ -65,6 +68,7 @@ __all__ = [
     "finding",
     "finding_events",
     "list_findings",
+    "named_scanner",
     "record",
     "rules",
     "withdraw_rule",
@@ -115,8 +119,7 @@ def record(
     revision: int,
     findings: Sequence[Finding],
     now: datetime,
-    *,
-    whole: bool = True,
+    unheard: Collection[Witness] = (),
 ) -> None:
     """Update the findings of a series to what a revision shows; in the transaction that writes the judgement.
 
@@ -128,8 +131,8 @@ def record(
     ----------
     findings
         The first one of each element and check counts.
-    whole
-        Whether every instance of the series could be looked at. If not, nobody knows that something is gone.
+    unheard
+        Witnesses that could not look at every instance: what they had raised is not gone because they are silent.
     """
     update = _Update(session, series_id, revision, now)
     shown: dict[tuple[str, str], Finding] = {}
@@ -145,10 +148,9 @@ def record(
             update.shown_again(rows[key], one, rule)
         else:
             update.found(one, rule)
-    if whole:
-        for key, row in rows.items():
-            if key not in shown and row.state is not FindingState.GONE:
-                update.gone(row)
+    for key, row in rows.items():
+        if key not in shown and row.state is not FindingState.GONE and row.raised_by not in unheard:
+            update.gone(row)
     update.write()
 
 

@@ -7,7 +7,7 @@ and only if its job says so, and a worker that lost its lease writes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,10 +16,10 @@ from sqlalchemy import and_, insert, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.config import JobsConfig
+from iap_node.database.findings import record
 from iap_node.database.insertion import insert_if_new, insert_into
 from iap_node.database.jobs import end_leased, fail, finish, lock_series, open_job, supersede
 from iap_node.database.payloads import from_payload, to_payload
-from iap_node.database.series import FINDING_VERDICTS
 from iap_node.database.tables import (
     DeliveryRow,
     DeliveryState,
@@ -32,9 +32,9 @@ from iap_node.database.tables import (
     PredictionRow,
     RouteDecisionRow,
     SeriesRow,
-    StudyRow,
 )
 from iap_node.records import (
+    Finding,
     HeaderComparison,
     InstanceDelivery,
     Job,
@@ -44,7 +44,7 @@ from iap_node.records import (
     SeriesHeader,
     SeriesPrediction,
     SeriesState,
-    Verdict,
+    Witness,
 )
 
 
@@ -88,20 +88,6 @@ class Judgement:
     judged_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A parameter whose header contradicts the pixels, or says nothing where the pixels do."""
-
-    series_id: int
-    series_instance_uid: str
-    study_instance_uid: str
-    series_description: str
-    revision: int
-    model_id: str | None
-    training_data: str | None  # of the model, to be shown with what it says
-    comparison: HeaderComparison
-
-
 def save_judgement(
     session: Session,
     job: Job,
@@ -113,10 +99,13 @@ def save_judgement(
     problems: Sequence[tuple[int, str]],
     not_analysed_reason: str | None,
     now: datetime,
+    findings: Sequence[Finding] = (),
+    unheard: Collection[Witness] = (),
 ) -> None:
     """Write a judgement, open a DELIVER job per destination, and end the INFER job: all or nothing.
 
-    Jobs that still wait to deliver earlier revisions end: the new ones take their instances along.
+    The series' findings become those of this revision. Jobs that still wait to deliver earlier revisions end: the
+    new ones take their instances along.
 
     Parameters
     ----------
@@ -124,6 +113,10 @@ def save_judgement(
         None: the model was not asked, and `not_analysed_reason` says why.
     problems
         Instance id and reason of each instance that could not be used.
+    findings
+        What the witnesses have against the headers.
+    unheard
+        Witnesses that could not look at all of the series: see `findings.record`.
 
     Raises
     ------
@@ -148,6 +141,7 @@ def save_judgement(
         .returning(JudgementRow.id)
     ).one()
     _insert_details(session, judgement_id, comparisons, decision, problems)
+    record(session, job.series_id, job.revision, findings, now, unheard)
     session.execute(
         update(SeriesRow)
         .where(SeriesRow.id == job.series_id)
@@ -209,42 +203,6 @@ def judgement(session: Session, series_id: int, revision: int | None = None) -> 
         problems=tuple((problem.instance_id, problem.reason) for problem in problems),
         judged_at=row.judged_at,
     )
-
-
-def list_findings(
-    session: Session, verdicts: Sequence[Verdict] = FINDING_VERDICTS, limit: int = 1000
-) -> list[Finding]:
-    """Parameters with one of `verdicts` in the newest judgement of each series, the newest series first."""
-    query = (
-        select(
-            HeaderComparisonRow,
-            JudgementRow.revision,
-            SeriesRow,
-            StudyRow,
-            PredictionRow.model_id,
-            PredictionRow.payload["training_data"].as_string(),
-        )
-        .join(JudgementRow, JudgementRow.id == HeaderComparisonRow.judgement_id)
-        .join(SeriesRow, SeriesRow.id == JudgementRow.series_id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .outerjoin(PredictionRow, PredictionRow.id == JudgementRow.prediction_id)
-        .where(HeaderComparisonRow.verdict.in_(verdicts), JudgementRow.revision == SeriesRow.judged_revision)
-        .order_by(JudgementRow.id.desc(), HeaderComparisonRow.position)
-        .limit(limit)
-    )
-    return [
-        Finding(
-            series_id=series.id,
-            series_instance_uid=series.series_instance_uid,
-            study_instance_uid=study.study_instance_uid,
-            series_description=series.series_description,
-            revision=revision,
-            model_id=model_id,
-            training_data=training_data,
-            comparison=_comparison(comparison),
-        )
-        for comparison, revision, series, study, model_id, training_data in session.execute(query)
-    ]
 
 
 def outstanding_instances(

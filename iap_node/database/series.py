@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from iap_node.database.tables import (
     DeliveryRow,
     DeliveryState,
-    HeaderComparisonRow,
+    FindingRow,
     InstanceRow,
     JudgementRow,
     PredictionRow,
@@ -24,9 +24,8 @@ from iap_node.database.tables import (
     StudyRow,
 )
 from iap_node.errors import PermanentError
-from iap_node.records import SeriesState, Verdict
+from iap_node.records import FindingState, SeriesState
 
-FINDING_VERDICTS = (Verdict.CONTRADICTS, Verdict.MISSING)
 _MOST_CANDIDATES_SHOWN = 5
 
 
@@ -69,7 +68,7 @@ class SeriesSummary:
     training_data: str | None = None  # of the model, to be shown with what it says
     domain: str | None = None  # None: the default route, or not judged yet
     route_reason: str = ""
-    n_findings: int = 0  # parameters whose header contradicts the pixels or is missing
+    n_findings: int = 0  # that are open
     deliveries: tuple[Delivery, ...] = ()
 
     @property
@@ -131,8 +130,7 @@ def _summary_query() -> Select[*tuple[object, ...]]:
     of_series = InstanceRow.series_id == SeriesRow.id
     judged = and_(JudgementRow.series_id == SeriesRow.id, JudgementRow.revision == SeriesRow.judged_revision)
     n_findings = select(func.count()).where(
-        HeaderComparisonRow.judgement_id == JudgementRow.id,
-        HeaderComparisonRow.verdict.in_(FINDING_VERDICTS),
+        FindingRow.series_id == SeriesRow.id, FindingRow.state == FindingState.OPEN
     )
     size_bytes = select(func.coalesce(func.sum(InstanceRow.size_bytes), 0)).where(of_series)
     return (

