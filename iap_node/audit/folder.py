@@ -1,27 +1,36 @@
 """The audit of files at rest: which series lie in a folder, and what their headers have against them.
 
 Called by `iap-node audit`. No node is needed, and nothing is written. Files are identified first, so that a series is
-read and checked as a whole wherever its instances lie, and no more than one series per process is in memory.
+read and checked as a whole wherever its instances lie, and no more than one series per process is in memory. What each
+states of its protocol is kept, and compared with the others at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from iap_node.audit.checks import check_series
+from iap_node.audit.folder_habits import compare_series
 from iap_node.audit.groups import ProtocolGroups
+from iap_node.audit.protocol import acquired_at, stated_protocol
+from iap_node.audit.vocabulary import Vocabulary, load_vocabulary
 from iap_node.dicom.part10 import read_instance_header
 from iap_node.dicom.statements import InstanceStatements, read_statements
 from iap_node.errors import UnreadableInstance
-from iap_node.records import Finding, InstanceHeader, StatedProtocol
+from iap_node.records import Finding, InstanceHeader, PastSeries, StatedProtocol
+
+if TYPE_CHECKING:  # the processes that read files need no configuration
+    from iap_node.config import HabitConfig
 
 FILES_AT_ONCE = 64  # identified by a process at a time
 FEW_FILES = 200  # are read by this process: others would take longer to start
@@ -95,7 +104,12 @@ class _Identified(NamedTuple):
 
 
 def audit_files(
-    root: Path, paths: Sequence[Path], *, processes: int, read: Callable[[int], None] = lambda _: None
+    root: Path,
+    paths: Sequence[Path],
+    *,
+    processes: int,
+    read: Callable[[int], None] = lambda _: None,
+    habit: HabitConfig | None = None,
 ) -> FolderAudit:
     """Identify, read and check the instances among files.
 
@@ -107,7 +121,18 @@ def audit_files(
         How many read and check at once.
     read
         Told of so many files more that were looked at; each is looked at twice.
+    habit
+        When the habits that the series show together may speak; None: as by default.
+
+    Raises
+    ------
+    ConfigError
+        The vocabulary's file is not usable.
     """
+    from iap_node.config import HabitConfig
+
+    habit = habit or HabitConfig()
+    pinned = load_vocabulary(habit.vocabulary)
     unread: list[UnreadFile] = []
     of_series: defaultdict[tuple[str, str], list[_Identified]] = defaultdict(list)
     with _workers(processes if len(paths) > FEW_FILES else 1) as run:
@@ -122,11 +147,33 @@ def audit_files(
             read(len(chunk))
         audited: list[AuditedSeries] = []
         groups = list(of_series.values())
-        for group, (series, damaged) in zip(groups, run(_audit, groups), strict=True):
+        for group, (series, damaged) in zip(groups, run(partial(_audit, pinned), groups), strict=True):
             audited.append(series)
             unread.extend(damaged)
             read(len(group))
-    return FolderAudit(root, len(paths), tuple(audited), tuple(sorted(unread, key=lambda one: one.path)))
+    compared, protocols = _compared(audited, habit, pinned)
+    return FolderAudit(root, len(paths), compared, tuple(sorted(unread, key=lambda one: one.path)), protocols)
+
+
+def _compared(
+    audited: Sequence[AuditedSeries], habit: HabitConfig, pinned: Vocabulary
+) -> tuple[tuple[AuditedSeries, ...], tuple[ProtocolGroups, ...]]:
+    """The series with what they have against each other."""
+    past = [
+        PastSeries(one.series_key, one.study_instance_uid, one.stated, one.acquired_at)
+        for one in audited
+        if one.stated is not None
+    ]
+    habits = compare_series(past, habit, pinned)
+    told = {one.series: place for place, one in enumerate(past)}
+    series = []
+    for one in audited:
+        place = told.get(one.series_key)
+        if place is not None:
+            findings = one.findings + habits.findings[place]
+            one = dataclasses.replace(one, findings=findings, group=habits.groups[place])
+        series.append(one)
+    return tuple(series), habits.protocols
 
 
 @contextlib.contextmanager
@@ -155,7 +202,7 @@ def _reason(error: UnreadableInstance | OSError) -> str:
     return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
-def _audit(group: Sequence[_Identified]) -> tuple[AuditedSeries, list[UnreadFile]]:
+def _audit(pinned: Vocabulary, group: Sequence[_Identified]) -> tuple[AuditedSeries, list[UnreadFile]]:
     instances: list[InstanceStatements] = []
     damaged: list[UnreadFile] = []
     for path, _ in group:
@@ -177,5 +224,7 @@ def _audit(group: Sequence[_Identified]) -> tuple[AuditedSeries, list[UnreadFile
         series_description=header.series_description,
         protocol_name=header.protocol_name,
         findings=check_series(instances),
+        stated=stated_protocol(instances, pinned),
+        acquired_at=acquired_at(instances),
     )
     return series, damaged

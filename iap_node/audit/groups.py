@@ -203,7 +203,7 @@ def populate(series: Sequence[PastSeries], tolerances: Mapping[str, float], voca
     dividing = tuple(
         element.keyword
         for element in FIXED
-        if element.keyword not in free and len(classes[element.keyword].meanings) > 0
+        if element.divides and element.keyword not in free and classes[element.keyword].meanings
     )
     keys: list[Key] = list(zip(*(classes[keyword].of for keyword in dividing), strict=True)) or [()] * len(series)
     members = _groups(keys)

@@ -22,20 +22,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from iap_node.audit.checks.check import RAW_TEXT_LIMIT, shown, title
 from iap_node.audit.groups import Classes, Key, Population, meaning_of, populate
 from iap_node.audit.protocol import stated_protocol
 from iap_node.audit.study import STUDY, study_findings
 from iap_node.audit.vocabulary import Vocabulary
-from iap_node.config import HabitConfig
 from iap_node.dicom.parameters import Nature
 from iap_node.dicom.protocol import ADAPTED_FACTOR, ELEMENTS, ProtocolElement, Role
 from iap_node.records import Finding, FindingKind, PastSeries, Severity, StatedProtocol, Testimony, Witness
 
+if TYPE_CHECKING:  # the audit of a folder reads files in processes that need no configuration
+    from iap_node.config import HabitConfig
+
 __all__ = [
     "DEVIATES", "SOFTWARE_CHANGED", "STUDY", "Habit", "habit_findings", "habit_testimony", "learn_habit",
-    "software_finding", "stated_protocol",
+    "software_finding", "stated_protocol", "study_findings",
 ]  # fmt: skip
 
 DEVIATES, SOFTWARE_CHANGED = "habit-deviates", "habit-software-changed"
@@ -193,6 +196,10 @@ def deviations(own: StatedProtocol, habit: Habit) -> Iterator[Finding]:
                 missing.append(usual)
         elif not usual.is_own:
             departing.append((usual, text))
+    for usual, text in departing:
+        if not usual.element.divides:
+            yield _deviation(usual, text, habit)
+    departing = [(usual, text) for usual, text in departing if usual.element.divides]
     variant = _known_variant(population.key(classes), values, habit) if departing else None
     if variant is not None and len(departing) > 1:
         yield _as_variant(variant, departing, habit)
@@ -231,11 +238,14 @@ def _reference(habit: Habit) -> int:
 def _usual(element: ProtocolElement, own_class: int | None, habit: Habit) -> _Usual | None:
     """What is usual of an element; None where the reference does not state it, or it varies freely."""
     population = habit.population
-    if population is None or element.keyword not in population.dividing:
+    if population is None or element.keyword in population.free:
         return None
     classes = population.classes[element.keyword]
     reference = _reference(habit)
-    usual = population.groups[reference][0][population.dividing.index(element.keyword)]
+    if element.keyword in population.dividing:
+        usual = population.groups[reference][0][population.dividing.index(element.keyword)]
+    else:  # the commonest value, whatever the variant
+        usual = 0 if classes.sizes else None
     if usual is None:
         return None
     mine = None if habit.own is None else classes.of[habit.own]
@@ -415,7 +425,7 @@ def _finding(
     )
 
 
-def _deviation(usual: _Usual, text: str, habit: Habit, variant: int | None) -> Finding:
+def _deviation(usual: _Usual, text: str, habit: Habit, variant: int | None = None) -> Finding:
     is_grave = usual.element.weighs and not usual.n_own and usual.share >= NEARLY_ALL
     testimony = _against(usual, text, habit, variant)
     severity = Severity.WARNING if is_grave else Severity.NOTE
@@ -447,8 +457,8 @@ def _list(parts: Sequence[str]) -> str:
 
 
 def _compared(departing: Sequence[tuple[_Usual, str]]) -> str:
-    named = [(usual.element, text, usual.text) for usual, text in departing]
-    return _list([f"{one.parameter.title} {_shown(one, here)} (usually {_shown(one, there)})" for one, here, there in named])
+    named = [(usual.element, usual.element.parameter.title, text, usual.text) for usual, text in departing]
+    return _list([f"{name} {_shown(one, here)} (usually {_shown(one, there)})" for one, name, here, there in named])
 
 
 def _as_variant(variant: int, departing: Sequence[tuple[_Usual, str]], habit: Habit) -> Finding:

@@ -59,6 +59,7 @@ class ProtocolElement:
     role: Role = Role.FIXED
     form: Form = Form.ONE
     weighs: bool = False  # contrast or geometry of the image follow from it
+    divides: bool = True  # another value makes another variant of the protocol, if it is fixed
 
     @property
     def keyword(self) -> str:
@@ -219,6 +220,7 @@ ELEMENTS: tuple[ProtocolElement, ...] = (
     ProtocolElement(
         _text("ReceiveCoilName", 0x00181250, "Receive Coil Name"),
         "the examination's coil; Siemens names the elements that were switched on, which is learned",
+        divides=False,
     ),
     ProtocolElement(_text("TransmitCoilName", 0x00181251, "Transmit Coil Name"), "the scanner's"),
     ProtocolElement(
@@ -240,6 +242,7 @@ ELEMENTS: tuple[ProtocolElement, ...] = (
     ProtocolElement(
         BY_KEYWORD["PatientPosition"],
         "most examinations are done in one position; where people lie as they can, that is learned",
+        divides=False,
     ),
     ProtocolElement(
         _number("NumberOfSlices", 0x00540081, "Number of Slices", absolute=0.5),
