@@ -188,7 +188,7 @@ class Backlog:
 def series_by_state(session: Session, scope: Scope) -> dict[SeriesState, int]:
     """How many series there are in each state; every state has its number."""
     query = select(SeriesRow.state, func.count()).where(_in(scope)).group_by(SeriesRow.state)
-    counted = dict(session.execute(query).tuples().all())
+    counted = dict(session.execute(query).all())
     return {state: counted.get(state, 0) for state in SeriesState}
 
 
@@ -203,7 +203,7 @@ def weeks(session: Session, scope: Scope, starts: Sequence[datetime]) -> list[We
     """Series and standing findings between one start and the next, the last until the end of the period."""
     week = _bucket(starts)
     series = select(week, func.count()).where(_in(scope)).group_by(week)
-    n_series = dict(session.execute(series).tuples().all())
+    n_series = dict(session.execute(series).all())
     found = (
         select(week, FindingRow.severity, func.count())
         .join(FindingRow, FindingRow.series_id == SeriesRow.id)
