@@ -197,6 +197,7 @@ def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     from iap_node.database import models
     from iap_node.inference.package import load_package, package_folder
     from iap_node.inference.predictor import Predictor
+    from iap_node.routing.rules_file import RulesFile
     from iap_node.spool import Spool
     from iap_node.worker.infer import InferHandler
     from iap_node.worker.loop import run_worker
@@ -206,7 +207,8 @@ def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     with database.transaction() as session:
         models.register_model(session, package.model_id, as_json(package.manifest), datetime.now(UTC))
     log.info("model loaded", model=package.model_id, training_data=package.training_data, device=str(predictor.device))
-    handler = InferHandler(database, Spool(config.spool_dir), predictor, config)
+    rules = RulesFile(config_path, config, database)
+    handler = InferHandler(database, Spool(config.spool_dir), predictor, config, rules)
     run_worker(JobKind.INFER, handler, database, config.jobs, _worker_name("infer"), stop)
     database.dispose()
 

@@ -220,7 +220,7 @@ def _prediction(payload: dict[str, Any], parameters: Collection[str]) -> SeriesP
 
 def _instances(session: Session, ids: Sequence[int]) -> dict[int, int]:
     query = select(InstanceRow.series_id, func.count()).where(InstanceRow.series_id.in_(ids))
-    return {series_id: number for series_id, number in session.execute(query.group_by(InstanceRow.series_id))}
+    return dict(session.execute(query.group_by(InstanceRow.series_id)).all())
 
 
 def _findings(session: Session, ids: Sequence[int]) -> dict[int, list[FoundFact]]:

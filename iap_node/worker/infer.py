@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 
 from iap_node.audit.verdicts import compare
 from iap_node.config import NodeConfig
-from iap_node.database import archive, results
+from iap_node.database import archive, results, routes
 from iap_node.database.archive import ArchivedInstance
 from iap_node.database.engine import Database
 from iap_node.database.tables import BytesState
@@ -27,8 +27,8 @@ from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.header import read_header_dataset, read_series_header
 from iap_node.dicom.pixels import read_series_slices
 from iap_node.errors import UnreadableInstance, UnreadablePixels
-from iap_node.records import Job, SeriesPrediction, Verdict
-from iap_node.routing.rules import decide
+from iap_node.records import Job, RoutingEvidence, SeriesPrediction, Verdict
+from iap_node.routing.rules_file import RulesFile
 from iap_node.spool import Spool
 
 MOST_REASONS = 3  # that a sentence lists when the instances of a series have different ones
@@ -66,13 +66,23 @@ class InferHandler:
     ----------
     predictor
         Loaded once per process.
+    rules
+        None: those of `config`, for ever.
     """
 
-    def __init__(self, database: Database, spool: Spool, predictor: Predictor, config: NodeConfig) -> None:
+    def __init__(
+        self,
+        database: Database,
+        spool: Spool,
+        predictor: Predictor,
+        config: NodeConfig,
+        rules: RulesFile | None = None,
+    ) -> None:
         self._database = database
         self._spool = spool
         self._predictor = predictor
         self._config = config
+        self._rules = rules or RulesFile(None, config, database)
 
     def __call__(self, job: Job) -> None:
         """Judge the revision of the series that the job names.
@@ -92,6 +102,7 @@ class InferHandler:
                 for instance in archive.current_instances(session, job.series_id)
                 if instance.revision <= job.revision
             ]
+            facts = routes.series_facts(session, job.series_id)
         here = [instance for instance in instances if instance.bytes_state is BytesState.PRESENT]
         gone = [(one.id, _gone(one)) for one in instances if one.bytes_state is not BytesState.PRESENT]
         analysable = [instance for instance in here if instance.not_analysed_reason is None]
@@ -99,7 +110,8 @@ class InferHandler:
         header = read_series_header(datasets)
         answer = self._predict(analysable) if analysable else _Answer(None, _reasons(here or instances), [])
         comparisons = compare(header, answer.prediction, self._config.audit, answer.reason or "")
-        decision = decide(answer.prediction, self._config.routing, answer.reason or "")
+        evidence = RoutingEvidence(answer.prediction, answer.reason or "", header, facts=facts)
+        decision = self._rules.current().decide(evidence)
         with self._database.transaction() as session:
             results.save_judgement(
                 session,
@@ -121,6 +133,8 @@ class InferHandler:
             contradicts=[item.keyword for item in comparisons if item.verdict is Verdict.CONTRADICTS],
             domain=decision.domain,
             destinations=decision.destinations,
+            held=bool(decision.held),
+            rules=decision.rules_version,
             not_analysed_reason=answer.reason,
         )
 

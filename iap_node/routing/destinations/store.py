@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import BinaryIO
+from typing import BinaryIO, Literal, Protocol
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -25,7 +25,6 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
-from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.part10 import read_file_meta
 from iap_node.errors import UnreadableInstance
 
@@ -36,15 +35,22 @@ LOW_PRIORITY = 2  # PS3.7 E.1
 WAIT_S = 0.0005
 
 
+class ReadableFile(Protocol):
+    """A Part 10 file that can be read: one of the spool, or a corrected copy that is made while it is read."""
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """A stream of its own, at the file's start."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutgoingInstance:
     """One instance on its way to a destination."""
 
-    instance_id: int
+    instance_id: int  # of the archive's row, also where a corrected copy goes
     sop_class_uid: str
-    sop_instance_uid: str
+    sop_instance_uid: str  # of what is sent
     transfer_syntax_uid: str
-    file: InstanceFile
+    file: ReadableFile
 
 
 def store(assoc: Association, context_id: int, instance: OutgoingInstance, message_id: int) -> Dataset:
