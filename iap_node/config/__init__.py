@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -21,6 +21,7 @@ from iap_node.config.crontab import crontab
 from iap_node.config.routing import TERM_KEYS, TERM_PROBLEM, RoutingConfig, section_of_tag
 from iap_node.config.section import Section, did_you_mean, keys_of
 from iap_node.config.web import WebConfig
+from iap_node.dicom.protocol import keywords_with_tolerance
 from iap_node.errors import ConfigError
 
 ANY_AE_TITLE = "*"
@@ -197,8 +198,17 @@ class HabitConfig(Section):
     min_series: int = Field(10, ge=3)
     share: float = Field(0.8, gt=0.5, le=1)
     series: int = Field(500, ge=10)
-    tolerances: dict[str, float] = Field(default_factory=dict)
+    tolerances: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     vocabulary: Path | None = None
+
+    @field_validator("tolerances")
+    @classmethod
+    def _numbers_of_a_protocol(cls, value: dict[str, float]) -> dict[str, float]:
+        known = tuple(keywords_with_tolerance())
+        for keyword in value:
+            if keyword not in known:
+                raise ValueError(f"{keyword!r} is no element with a tolerance{did_you_mean(keyword, known)}")
+        return value
 
 
 class ReportsConfig(Section):
