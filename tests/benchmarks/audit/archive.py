@@ -22,7 +22,7 @@ from pydicom.valuerep import DSfloat
 from training.simulation import Protocol, sample_protocol, simulate_series
 from training.simulation.dicom_series import make_datasets, make_study, make_uid
 
-VERSION = 1  # of the files' form: others are written anew
+VERSION = 2  # of the files' form: others are written anew
 SEED = 11
 SIDE = 64  # pixels
 MAKERS = ("SIEMENS", "GE MEDICAL SYSTEMS")
@@ -202,7 +202,7 @@ def _template(rng: np.random.Generator, protocol: Protocol, number: int, n_slice
     simulated = simulate_series(rng, n_slices, protocol=protocol, slice_positions="contiguous")
     datasets = make_datasets(simulated, rng=rng, series_number=number)
     for ds in datasets:
-        ds.SeriesDescription = ds.ProtocolName = f"SIMULATED Ax 3D GRE timing {number}"
+        ds.SeriesDescription = ds.ProtocolName = f"SIMULATED {ds.ManufacturerModelName} 3D GRE {number}"
         rows = ds.Rows
         kept = np.arange(SIDE) * rows // SIDE
         pixels = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns)[np.ix_(kept, kept)]
