@@ -61,6 +61,7 @@ class Changes:
 
     changes: tuple[Change, ...]
     left_out: tuple[LeftOut, ...] = ()
+    accepted: tuple[AcceptedValue, ...] = ()  # those that the changes are made of
 
     @property
     def elements(self) -> dict[str, str | None]:
@@ -101,6 +102,7 @@ def gather(accepted: Iterable[AcceptedValue], settings: Sequence[str] = ()) -> C
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise PermanentError(f"{twice} is set twice; set it once")
     left_out: list[LeftOut] = []
+    taken: list[AcceptedValue] = []
     by_keyword: dict[str, tuple[AcceptedValue, Change]] = {}
     for value in accepted:
         if value.keyword in set_keywords:
@@ -115,8 +117,9 @@ def gather(accepted: Iterable[AcceptedValue], settings: Sequence[str] = ()) -> C
                 f"finding {first[0].finding_id} wants {first[0].value!r} for {value.keyword}, finding "
                 f"{value.finding_id} wants {value.value!r}; dismiss one of them"
             )
+        taken.append(value)
     changes += [change for _, change in by_keyword.values()]
-    return Changes(tuple(sorted(changes, key=lambda change: change.label)), tuple(left_out))
+    return Changes(tuple(sorted(changes, key=lambda change: change.label)), tuple(left_out), tuple(taken))
 
 
 def _why_left_out(keyword: str) -> str | None:

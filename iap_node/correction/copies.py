@@ -186,7 +186,7 @@ def _refuse_what_is_nowhere(changes: Sequence[Change], found: Iterable[Sequence[
 
 
 def _takes_effect(one: Write, old_values: OldValues) -> bool:
-    return applicable(one, old_values[one.change.keyword, one.attribute.tag]) and one.does_something
+    return applicable(one, old_values.get((one.change.keyword, one.attribute.tag), ())) and one.does_something
 
 
 # ---------------------------------------------------------------- one instance

@@ -1,7 +1,8 @@
 """Send one series to one destination. The DELIVER handler.
 
-Only instances that the destination has not accepted yet are offered; what it answers for each is written
-together with the job's new state. Called by `iap_node.worker.loop`.
+Only instances that the destination has not accepted yet are offered, as they came or as corrected copies
+(`consignment`); what it answers for each is written together with the job's new state. Called by
+`iap_node.worker.loop`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import structlog
 
 from iap_node.config import NodeConfig
 from iap_node.database import results
+from iap_node.database.corrections import finish_correction
 from iap_node.database.engine import Database
 from iap_node.errors import PermanentError
 from iap_node.records import Job, JobState
 from iap_node.routing.destinations.dicom import send_instances
-from iap_node.routing.destinations.store import OutgoingInstance
 from iap_node.spool import Spool
+from iap_node.worker.consignment import MADE_BY, corrected, originals
 
 log = structlog.get_logger("deliver")
 
@@ -36,7 +38,8 @@ class DeliverHandler:
         Raises
         ------
         PermanentError
-            The configuration does not name the destination any more, or its TLS files cannot be used.
+            The configuration does not name the destination any more, its TLS files cannot be used, or it wants
+            corrected copies and an accepted value cannot be written.
         DeliveryError
             The destination could not be reached. Retried.
         LeaseLost
@@ -48,24 +51,34 @@ class DeliverHandler:
                 f"destination {job.destination!r} of series {job.series_instance_uid} is no longer in the "
                 f"configuration; name it under destinations again and retry job {job.id}"
             )
-        with self._database.reading() as session:
-            outstanding = [
-                OutgoingInstance(
-                    instance_id=instance.instance_id,
-                    sop_class_uid=instance.sop_class_uid,
-                    sop_instance_uid=instance.sop_instance_uid,
-                    transfer_syntax_uid=instance.transfer_syntax_uid,
-                    file=self._spool.locate(instance.spool_path),
-                )
-                for instance in results.outstanding_instances(session, job)
-            ]
-        answers = send_instances(outstanding, destination)
+        now = datetime.now(UTC)
+        if destination.send == "corrected":
+            limit = self._config.inference.max_bytes_per_instance
+            consignment = corrected(self._database, self._spool, job, limit, now)
+        else:
+            consignment = originals(self._database, self._spool, job)
+        answers = send_instances(consignment.instances, destination)
         with self._database.transaction() as session:
-            state = results.save_delivery(session, job, answers, self._config.jobs, datetime.now(UTC))
+            now = datetime.now(UTC)
+            state = results.save_delivery(
+                session, job, answers, self._config.jobs, now, sent_uids=consignment.sent_uids
+            )
+            if consignment.correction is not None and state is JobState.DONE:
+                finish_correction(
+                    session,
+                    consignment.correction,
+                    consignment.accepted,
+                    n_instances=len(consignment.sent_uids),
+                    who=MADE_BY,
+                    now=now,
+                )
+        copy = consignment.correction
         log.info(
             "series delivered" if state is JobState.DONE else "series not delivered completely",
             ae_title=destination.ae_title,
             offered=len(answers),
             accepted=sum(answer.accepted for answer in answers),
             state=state,
+            corrected_copy=None if copy is None else copy.series_instance_uid,
+            corrected_elements=None if copy is None else sorted(copy.elements),
         )
