@@ -13,7 +13,7 @@ import sys
 import typer
 
 from iap_node import __version__
-from iap_node.cli import accounts, archive, audit, export, findings, quarantine, queue, roles, setup, upkeep
+from iap_node.cli import accounts, archive, audit, export, findings, quarantine, queue, report, roles, setup, upkeep
 from iap_node.cli.exits import Exit
 from iap_node.cli.output import complain
 from iap_node.errors import ConfigError, NodeError
@@ -41,6 +41,7 @@ roles.add_to(app)
 archive.add_to(app)
 findings.add_to(app)
 audit.add_to(app)
+report.add_to(app)
 export.add_to(app)
 queue.add_to(app)
 quarantine.add_to(app)

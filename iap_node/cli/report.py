@@ -11,7 +11,7 @@ from rich.text import Text
 
 from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, SERIES, named_series, open_node
-from iap_node.cli.output import console, printable
+from iap_node.cli.output import complain, console
 
 if TYPE_CHECKING:
     from iap_node.audit.reports.files import Report
@@ -66,7 +66,7 @@ def report_study(
         with database.reading() as session:
             found = study(session, study_uid)
     except UnknownStudy as error:
-        typer.echo(f"iap-node: {error}", err=True)
+        complain(error)
         raise typer.Exit(Exit.NOT_FOUND) from error
     _give(report, found, report.name(found), out, as_json)
 
@@ -98,7 +98,7 @@ def report_scanner(
         others = [] if found.n_series else report.gather(session, Scope(begin, end)).scanners
     if not found.n_series and (serial or model):
         known = "; ".join(str(one.scanner) for one in others[:10]) or "none"
-        typer.echo(f"iap-node: no series of it came in this period; those that sent some: {printable(known)}", err=True)
+        complain(f"no series of it came in this period; those that sent some: {known}")
         raise typer.Exit(Exit.NOT_FOUND)
     _give(report, found, report.name(found), out, as_json)
 
@@ -143,6 +143,6 @@ def _give(report: Report[Figures], found: Figures, name: str, out: Path, as_json
     try:
         written = files.write(folder, name, forms)
     except OSError as error:
-        typer.echo(f"iap-node: cannot write to {folder}: {error.strerror}", err=True)
+        complain(f"cannot write to {folder}: {error.strerror}")
         raise typer.Exit(Exit.FAILED) from error
     console().print(Text(", ".join(str(path) for path in written)))
