@@ -29,7 +29,8 @@ from iap_node.dicom.statements import InstanceStatements, read_statements
 from iap_node.errors import UnreadableInstance
 from iap_node.records import Finding, InstanceHeader, PastSeries, StatedProtocol
 
-if TYPE_CHECKING:  # the processes that read files need no configuration
+if TYPE_CHECKING:  # the processes that read files need no configuration, and no pixels
+    from iap_node.audit.pixels_at_rest import PixelJudgement
     from iap_node.config import HabitConfig
 
 FILES_AT_ONCE = 64  # identified by a process at a time
@@ -72,6 +73,8 @@ class AuditedSeries:
     stated: StatedProtocol | None = None  # what habits are made of
     acquired_at: datetime | None = None  # None: no usable date in its headers
     group: int | None = None  # rank of its parameter group; None: nobody can tell which series are meant to be alike
+    files: tuple[Path, ...] = ()  # its instances, damaged ones included
+    pixels: PixelJudgement | None = None  # None: nobody looked at them
 
     @property
     def series_key(self) -> str:
@@ -226,5 +229,6 @@ def _audit(pinned: Vocabulary, group: Sequence[_Identified]) -> tuple[AuditedSer
         findings=check_series(instances),
         stated=stated_protocol(instances, pinned),
         acquired_at=acquired_at(instances),
+        files=tuple(path for path, _ in group),
     )
     return series, damaged
