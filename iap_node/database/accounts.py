@@ -193,10 +193,8 @@ def list_accounts(session: Session) -> list[AccountSummary]:
 
 
 def _refuse_without_admin(session: Session, account_id: int) -> None:
-    others = select(AccountRow.id).where(
-        AccountRow.role == Role.ADMIN, AccountRow.disabled_at.is_(None), AccountRow.id != account_id
-    )
-    if session.scalar(others.limit(1)) is None:
+    admins = select(AccountRow.id).where(AccountRow.role == Role.ADMIN, AccountRow.disabled_at.is_(None))
+    if session.scalars(admins.limit(2)).all() == [account_id]:
         raise AccountRefused("this is the last admin; make another account an admin first")
 
 

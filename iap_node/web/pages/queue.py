@@ -1,0 +1,65 @@
+"""What waits, what runs, the dead letters with their reasons, and the quarantine; putting back is an operator's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import HTMLResponse
+
+from iap_node.database import accounts, jobs
+from iap_node.database.quarantine import list_entries
+from iap_node.database.status import status_counts
+from iap_node.records import JobState
+from iap_node.web.identity import Identity, Operator, Viewer
+from iap_node.web.node import Node, WebNode
+from iap_node.web.rendering import page
+
+MOST = 200  # jobs on the page
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/queue")
+def queue(
+    request: Request, node: Node, viewer: Viewer, state: Annotated[list[JobState] | None, Query()] = None
+) -> HTMLResponse:
+    """The page, or its live part when htmx asks."""
+    return _shown(request, node, viewer, state, "")
+
+
+@router.post("/queue/retry")
+def retry(
+    request: Request,
+    node: Node,
+    operator: Operator,
+    job: Annotated[list[int] | None, Form()] = None,
+    every: Annotated[bool, Form()] = False,
+) -> HTMLResponse:
+    """Put dead letters back: those that were ticked, or all."""
+    with node.database.transaction() as session:
+        requeued = jobs.retry(session, None if every else job or [], datetime.now(UTC))
+        subject = "all dead letters" if every else ", ".join(map(str, job or []))
+        accounts.note(
+            session, operator.name, "requeue jobs", subject, datetime.now(UTC), f"{requeued} put back", operator.address
+        )
+    return _shown(request, node, operator, None, f"{requeued} dead letters are back in the queue")
+
+
+def _shown(
+    request: Request, node: WebNode, identity: Identity, states: list[JobState] | None, message: str
+) -> HTMLResponse:
+    chosen = states or [JobState.READY, JobState.LEASED, JobState.DEAD]
+    with node.database.reading() as session:
+        found = jobs.list_jobs(session, chosen, MOST)
+        counts = status_counts(session)
+        quarantined = list_entries(session, MOST)
+    by_state = dict.fromkeys(JobState, 0)
+    for (_, state), n in counts.jobs.items():
+        by_state[state] += n
+    template = "_queue.html" if request.headers.get("hx-request") else "queue.html"
+    return page(
+        request, template, identity, jobs=found, by_state=by_state, chosen=chosen, quarantined=quarantined,
+        oldest=counts.oldest_waiting_job_at, message=message, most=MOST,
+    )  # fmt: skip
