@@ -3,7 +3,7 @@
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
 (import, status, series, show, routes), `findings` (with `decisions`), `queue` (jobs, retry), `quarantine` (list, show,
 retry, delete), `upkeep` (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens),
-`correct` (corrected copies).
+`correct` (corrected copies), `protocols` (the habits of scanners).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -14,7 +14,21 @@ import sys
 import typer
 
 from iap_node import __version__
-from iap_node.cli import accounts, archive, audit, correct, export, findings, quarantine, queue, report, roles, setup, upkeep
+from iap_node.cli import (
+    accounts,
+    archive,
+    audit,
+    correct,
+    export,
+    findings,
+    protocols,
+    quarantine,
+    queue,
+    report,
+    roles,
+    setup,
+    upkeep,
+)
 from iap_node.cli.exits import Exit
 from iap_node.cli.output import complain
 from iap_node.errors import ConfigError, NodeError
@@ -42,6 +56,7 @@ roles.add_to(app)
 archive.add_to(app)
 findings.add_to(app)
 audit.add_to(app)
+protocols.add_to(app)
 correct.add_to(app)
 report.add_to(app)
 export.add_to(app)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from iap_node.database.insertion import insert_into
@@ -81,12 +81,23 @@ def of_study(session: Session, series_id: int) -> tuple[PastSeries, ...]:
     return tuple(_past(row) for row in session.execute(query))
 
 
-def list_protocols(session: Session, limit: int) -> list[KnownProtocol]:
-    """Scanners and protocols, those with the most series first; series of no protocol are left out."""
+def list_protocols(session: Session, limit: int, containing: str = "") -> list[KnownProtocol]:
+    """Scanners and protocols, those with the most series first; series of no protocol are left out.
+
+    Parameters
+    ----------
+    containing
+        Only those whose device or protocol holds this text, whatever its case.
+    """
+    folded = containing.casefold()
+    holds = or_(
+        StatedProtocolRow.device.contains(folded, autoescape=True),
+        StatedProtocolRow.protocol.contains(folded, autoescape=True),
+    )
     n_series = func.count()
     query = (
         select(StatedProtocolRow.device, StatedProtocolRow.protocol, n_series, func.max(StatedProtocolRow.stated_at))
-        .where(StatedProtocolRow.protocol != "")
+        .where(StatedProtocolRow.protocol != "", holds)
         .group_by(StatedProtocolRow.device, StatedProtocolRow.protocol)
         .order_by(n_series.desc(), StatedProtocolRow.device, StatedProtocolRow.protocol)
         .limit(limit)
