@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 CONTRAST_ABSENT = "absent"
 CONTRAST_NOT_NAMED = "present but not named"
@@ -136,6 +137,7 @@ def canonical_text(raw: str) -> str | None:
     return text or None
 
 
+@lru_cache(maxsize=4096)  # the instances of a series say the same, and several checks ask for it
 def canonical_number(raw: str) -> float | None:
     """A finite decimal string (PS3.5 DS) as float; None for the rest (commas, units, NaN, infinities)."""
     text = raw.replace("\0", " ").strip()
@@ -145,6 +147,7 @@ def canonical_number(raw: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+@lru_cache(maxsize=1024)
 def canonical_matrix(raw: str) -> str | None:
     r"""Acquisition Matrix (0018,1310) `frequency rows\columns\phase rows\columns` as "FREQUENCYxPHASE".
 

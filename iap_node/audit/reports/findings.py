@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iap_node.audit.checks import CHECKS
 from iap_node.audit.reports.rendering import plain, tag_text
-from iap_node.database.findings import ArchivedFinding
 from iap_node.records import Finding, Severity, Testimony
+
+if TYPE_CHECKING:
+    from iap_node.database.findings import ArchivedFinding  # a folder is audited without a database
 
 COLUMNS = (
     "severity", "kind", "check", "element", "tag", "raw", "suggested_value", "evidence", "source", "raised_by",
