@@ -1,6 +1,6 @@
 """The pixels of a folder's series as a further witness: each series read, predicted and held against its headers.
 
-Called by `iap-node audit --pixels` after the headers, with a predictor that the command loads: nothing here knows torch.
+Called by `iap-node audit --pixels` after the headers, with a predictor that the command loads.
 """
 
 from __future__ import annotations

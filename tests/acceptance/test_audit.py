@@ -27,7 +27,8 @@ def test_folder_is_audited_without_a_node_and_reports_are_written(tmp_path: Path
     done = audit(str(folder), "--out", "reports", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "MagneticFieldStrength" in done.stdout and "1 series, 1 instances" in done.stdout
-    assert {path.name for path in (tmp_path / "reports").iterdir()} == {"audit.html", "audit.csv", "audit.json"}
+    written = {path.name for path in (tmp_path / "reports").iterdir()}
+    assert written == {"audit.html", "audit.csv", "audit.json", "audit.groups.csv"}
     content = json.loads((tmp_path / "reports" / "audit.json").read_text())
     assert content["n_findings"] >= 1
     assert {path.name for path in tmp_path.iterdir()} == {"images", "reports"}  # and nothing else

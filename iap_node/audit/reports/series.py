@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,9 +13,14 @@ from iap_node.audit.reports.drawing import Axis, Drawing, bar, interval
 from iap_node.audit.reports.files import safe_name
 from iap_node.audit.reports.rendering import document, page, percent, plain, table
 from iap_node.database.report_series import ReportedFinding, ReportedSeries
-from iap_node.database.results import Judgement
 from iap_node.dicom.parameters import BY_KEYWORD
-from iap_node.records import HeaderComparison, ParameterKind, ParameterPrediction
+from iap_node.records import (
+    HeaderComparison,
+    ParameterKind,
+    ParameterPrediction,
+    SeriesHeader,
+    SeriesPrediction,
+)
 
 MOST_CLASSES = 4  # drawn of a parameter; the header's own is always among them
 
@@ -47,7 +53,7 @@ def as_html(series: ReportedSeries, at: datetime) -> str:
         at,
         series=series,
         judgement=judgement,
-        parameters=[] if judgement is None else compared(judgement),
+        parameters=[] if judgement is None else compared(judgement.prediction, judgement.comparisons, judgement.header),
         problems=[] if judgement is None else Counter(reason for _, reason in judgement.problems).most_common(5),
         entries=[(one.finding, one) for one in series.standing],
         settled=[(one.finding, one) for one in series.findings if one not in series.standing],
@@ -85,19 +91,21 @@ def finding_cells(one: ReportedFinding) -> tuple[object, ...]:
     return (*findings.cells(one.finding), one.state, one.finding.accepted_value, one.finding.found_at)
 
 
-def compared(judgement: Judgement) -> list[ComparedParameter]:
+def compared(
+    prediction: SeriesPrediction | None, comparisons: Sequence[HeaderComparison], header: SeriesHeader
+) -> list[ComparedParameter]:
     """Every parameter that was compared, with the distribution that the pixels leave."""
-    predicted = {} if judgement.prediction is None else {one.keyword: one for one in judgement.prediction.parameters}
+    predicted = {} if prediction is None else {one.keyword: one for one in prediction.parameters}
     parameters = []
-    for comparison in judgement.comparisons:
-        prediction = predicted.get(comparison.keyword)
-        if prediction is None:
+    for comparison in comparisons:
+        of_model = predicted.get(comparison.keyword)
+        if of_model is None:
             parameters.append(ComparedParameter(comparison))
-        elif prediction.kind is ParameterKind.CATEGORICAL:
-            parameters.append(ComparedParameter(comparison, classes=_classes(comparison, prediction)))
+        elif of_model.kind is ParameterKind.CATEGORICAL:
+            parameters.append(ComparedParameter(comparison, classes=_classes(comparison, of_model)))
         else:
-            stated = judgement.header.value(comparison.keyword).canonical
-            parameters.append(_number(comparison, prediction, stated if isinstance(stated, float) else None))
+            stated = header.value(comparison.keyword).canonical
+            parameters.append(_number(comparison, of_model, stated if isinstance(stated, float) else None))
     return parameters
 
 
