@@ -27,7 +27,7 @@ from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.header import read_header_dataset, read_series_header
 from iap_node.dicom.pixels import read_series_slices
 from iap_node.errors import UnreadableInstance, UnreadablePixels
-from iap_node.records import Job, RoutingEvidence, SeriesPrediction, Verdict
+from iap_node.records import Job, RoutingEvidence, SeriesHeader, SeriesPrediction, Verdict
 from iap_node.routing.rules_file import RulesFile
 from iap_node.spool import Spool
 
@@ -47,8 +47,10 @@ class Predictor(Protocol):
     def training_data(self) -> str:
         """What the model learned from."""
 
-    def predict(self, slices: Sequence[NDArray[np.generic]], alpha: float) -> SeriesPrediction:
-        """The answer for one series from slices (rows, columns)."""
+    def predict(
+        self, slices: Sequence[NDArray[np.generic]], alpha: float, header: SeriesHeader | None = None
+    ) -> SeriesPrediction:
+        """The answer for one series from slices (rows, columns), and how well its header fits it as a whole."""
 
 
 class _Answer(NamedTuple):
@@ -108,7 +110,7 @@ class InferHandler:
         analysable = [instance for instance in here if instance.not_analysed_reason is None]
         datasets, problems = self._headers(analysable or here)
         header = read_series_header(datasets)
-        answer = self._predict(analysable) if analysable else _Answer(None, _reasons(here or instances), [])
+        answer = self._predict(analysable, header) if analysable else _Answer(None, _reasons(here or instances), [])
         comparisons = compare(header, answer.prediction, self._config.audit, answer.reason or "")
         evidence = RoutingEvidence(answer.prediction, answer.reason or "", header, facts=facts)
         decision = self._rules.current().decide(evidence)
@@ -148,7 +150,7 @@ class InferHandler:
                 problems.append((instance.id, str(error)))
         return datasets, problems
 
-    def _predict(self, instances: Sequence[ArchivedInstance]) -> _Answer:
+    def _predict(self, instances: Sequence[ArchivedInstance], header: SeriesHeader) -> _Answer:
         ids = {self._spool.locate(instance.spool_path): instance.id for instance in instances}
         limits = self._config.inference
         pixels = read_series_slices(
@@ -161,7 +163,7 @@ class InferHandler:
         if not pixels.slices:
             return _Answer(None, f"no pixels could be read: {_counted(_texts(pixels.problems))}", problems)
         try:
-            return _Answer(self._predictor.predict(pixels.slices, self._config.audit.alpha), None, problems)
+            return _Answer(self._predictor.predict(pixels.slices, self._config.audit.alpha, header), None, problems)
         except UnreadablePixels as error:
             return _Answer(None, str(error), problems)
 

@@ -23,6 +23,7 @@ from iap_node.records import (
     JobKind,
     ParameterKind,
     ParameterPrediction,
+    SeriesHeader,
     SeriesPrediction,
 )
 from iap_node.routing.destinations.store import OutgoingInstance
@@ -53,7 +54,9 @@ class ScriptedPredictor:
     training_data: str = "none: scripted for a test"
     asked: list[tuple[int, float]] = field(default_factory=list)  # number of slices, alpha
 
-    def predict(self, slices: Sequence[np.ndarray], alpha: float) -> SeriesPrediction:
+    def predict(
+        self, slices: Sequence[np.ndarray], alpha: float, header: SeriesHeader | None = None
+    ) -> SeriesPrediction:
         self.asked.append((len(slices), alpha))
         return self.answer
 

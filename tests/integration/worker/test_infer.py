@@ -116,10 +116,10 @@ def test_late_instance_during_inference_drops_the_result_and_the_next_revision_h
     model = scripted()
     answer = model.predict
 
-    def predict(slices, alpha):  # the late instance comes while the network works
+    def predict(slices, alpha, header):  # the late instance comes while the network works
         if len(model.asked) == 0:
             node.file([late])
-        return answer(slices, alpha)
+        return answer(slices, alpha, header)
 
     model.predict = predict
     assert node.infer(model)
