@@ -326,6 +326,29 @@ def load_config(path: Path) -> NodeConfig:
     ConfigError
         The file is absent, not YAML, or not valid; the text has one line per problem, each naming its key.
     """
+    return parse_config(_read(path), base=path.resolve().parent)
+
+
+def load_routing(path: Path, config_path: Path) -> RoutingConfig:
+    """The `routing` of another file, as it would be in the node's configuration: whole, or only with this section.
+
+    Parameters
+    ----------
+    path
+        A configuration file; where it names no `destinations`, those of `config_path` are meant.
+
+    Raises
+    ------
+    ConfigError
+        See `load_config`.
+    """
+    content, own = _read(path), _read(config_path)
+    if set(content) <= {"routing", "destinations"}:
+        content = {**own, **content}
+    return parse_config(content, base=config_path.resolve().parent).routing
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -334,7 +357,7 @@ def load_config(path: Path) -> NodeConfig:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path}: the top level must be a mapping of sections, for example 'listener:'")
-    return parse_config(content or {}, base=path.resolve().parent)
+    return content or {}
 
 
 def parse_config(content: dict[str, Any], base: Path) -> NodeConfig:

@@ -352,11 +352,14 @@ class RoutingConfig(Section):
             yield f"routing.rules.{name}.destinations", rule.destinations
         yield "routing.default.destinations", self.default.destinations
 
+    def terms(self) -> Iterator[Any]:
+        """Every condition, and every part that takes conditions together, of all domains and rules."""
+        for root in [domain.term for domain in self.domains.values()] + [rule.when for rule in self.rules.values()]:
+            yield from _walk(root)
+
     def check_names(self) -> set[str]:
         """The names of audit checks that conditions ask for."""
-        terms = [domain.term for domain in self.domains.values()] + [rule.when for rule in self.rules.values()]
-        found = {term.finding for root in terms for term in _walk(root) if isinstance(term, FindingConditionConfig)}
-        return found - {"any"}
+        return {term.finding for term in self.terms() if isinstance(term, FindingConditionConfig)} - {"any"}
 
 
 def _walk(term: Any) -> Iterator[Any]:

@@ -18,7 +18,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from iap_node.config.routing import ConditionConfig, DomainConditionConfig, DomainConfig, RoutingConfig
+from iap_node.config.routing import (
+    ConditionConfig,
+    DomainConditionConfig,
+    DomainConfig,
+    FindingConditionConfig,
+    HeaderConditionConfig,
+    RoutingConfig,
+)
+from iap_node.dicom.parameters import BY_KEYWORD
 from iap_node.records import (
     ConditionTrace,
     DomainTrace,
@@ -115,6 +123,18 @@ class Rules:
         expressions = [expression for expression, _ in self._domains.values()]
         expressions += [route.expression for route in self._routes]
         return frozenset().union(*(expression.parameters for expression in expressions))
+
+    @property
+    def look_at_stated(self) -> bool:
+        """Whether they look at header elements beyond the acquisition parameters."""
+        return any(
+            isinstance(term, HeaderConditionConfig) and term.header not in BY_KEYWORD for term in self.config.terms()
+        )
+
+    @property
+    def look_at_findings(self) -> bool:
+        """Whether they look at findings of the audit."""
+        return any(isinstance(term, FindingConditionConfig) for term in self.config.terms())
 
     def decide(self, evidence: RoutingEvidence) -> RouteDecision:
         """Judge every domain, every rule and every model, and choose the route."""
