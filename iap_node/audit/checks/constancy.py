@@ -64,11 +64,15 @@ def _differing(tag: int, texts: Sequence[str]) -> Iterator[Doubt]:
     groups.sort(key=lambda group: (-len(group), group[0]))
     raws = [group[0] for group in groups]
     suggested = raws[0] if len(groups[0]) >= 0.8 * len(texts) and len(texts) >= _FEWEST_IMAGES else None
-    counted = "; ".join(f"'{shown(group[0])}' in {len(group)}" for group in groups[:_SHOWN_VALUES])
+    counted = "; ".join(f"{_quoted(group[0])} in {len(group)}" for group in groups[:_SHOWN_VALUES])
     more = f" and {len(groups) - _SHOWN_VALUES} more values" if len(groups) > _SHOWN_VALUES else ""
     yield Doubt(
         tag, f"{title(tag)} differs within the series: {counted}{more}, of {len(texts)} instances", raws[1], suggested
     )
+
+
+def _quoted(text: str) -> str:
+    return f"'{shown(text)}'" if text else "no value"
 
 
 def protocol(instances: Sequence[InstanceStatements]) -> Iterator[Doubt]:
@@ -90,8 +94,8 @@ def protocol(instances: Sequence[InstanceStatements]) -> Iterator[Doubt]:
             odd = len(texts) - len(groups[0])
             if len(texts) < _FEWEST_IMAGES or not 0 < odd <= max(1.0, _LARGEST_MINORITY * len(texts)):
                 continue
-            others = ", ".join(f"'{shown(group[0])}'" for group in groups[1 : 1 + _SHOWN_VALUES])
-            most = f"'{shown(groups[0][0])}' in {len(groups[0])} of {len(texts)} like images"
+            others = ", ".join(_quoted(group[0]) for group in groups[1 : 1 + _SHOWN_VALUES])
+            most = f"{_quoted(groups[0][0])} in {len(groups[0])} of {len(texts)} like images"
             evidence = f"{title(tag)} is {most}, {others} in {odd}"
             yield Doubt(tag, evidence, groups[1][0], groups[0][0] or None)
             break

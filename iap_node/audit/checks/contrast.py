@@ -42,8 +42,8 @@ def no_agent(instance: InstanceStatements) -> Iterator[Doubt]:
     raw = instance.top.text(tags.CONTRAST_BOLUS_AGENT)
     if raw and _NO_AGENT.fullmatch(raw.strip()):
         evidence = (
-            f"{title(tags.CONTRAST_BOLUS_AGENT)} says '{shown(raw)}'; who reads only that it has a value takes the "
-            "image for an enhanced one"
+            f"{title(tags.CONTRAST_BOLUS_AGENT)} says '{shown(raw)}'; software that asks whether an agent is named "
+            "takes the image for a contrast-enhanced one"
         )
         yield Doubt(tags.CONTRAST_BOLUS_AGENT, evidence, raw)
 

@@ -41,8 +41,8 @@ def manufacturer(instance: InstanceStatements) -> Iterator[Doubt]:
     if not against or (len(against) == 1 and "SOP Instance UID's root" in against) or len(for_it) >= len(against):
         return
     others = sorted(set(against.values()))
-    listed = ", ".join(f"{trace} of {vendor}" for trace, vendor in against.items())
-    evidence = f"{title(tags.MANUFACTURER)} is '{shown(raw)}', but there are {listed}"
+    listed = "; ".join(f"{trace} ({vendor})" for trace, vendor in against.items())
+    evidence = f"{title(tags.MANUFACTURER)} is '{shown(raw)}'; another maker's are: {listed}"
     yield Doubt(tags.MANUFACTURER, evidence, raw, others[0] if len(others) == 1 else None)
 
 

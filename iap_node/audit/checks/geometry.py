@@ -67,7 +67,7 @@ def orientation(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
     raw, tag = image.text(tags.IMAGE_ORIENTATION_PATIENT), tags.IMAGE_ORIENTATION_PATIENT
     error = _orthonormal_error(raw) if raw else None
     if error is not None and error > _ORTHONORMAL_TOLERANCE:
-        evidence = f"{title(tag)} {shown(raw)}: its vectors are off unit length and right angle by {error:.3g}"
+        evidence = f"{title(tag)} {shown(raw)}: its directions are no unit vectors at right angles (off by {error:.3g})"
         yield Doubt(tag, evidence, raw)
 
 

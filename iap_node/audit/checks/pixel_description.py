@@ -26,16 +26,16 @@ def bits(instance: InstanceStatements) -> Iterator[Doubt]:
     allocated, stored, high = (top.number(tag) for tag in (tags.BITS_ALLOCATED, tags.BITS_STORED, tags.HIGH_BIT))
     if allocated is not None and allocated != 1 and (allocated <= 0 or allocated % 8):
         raw = top.text(tags.BITS_ALLOCATED)
-        yield Doubt(tags.BITS_ALLOCATED, f"{title(tags.BITS_ALLOCATED)} is {shown(raw)}, not 1 or whole bytes", raw)
+        evidence = f"{title(tags.BITS_ALLOCATED)} is {shown(raw)}; it must be 1 or a multiple of 8"
+        yield Doubt(tags.BITS_ALLOCATED, evidence, raw)
     if allocated is not None and stored is not None and not 0 < stored <= allocated:
         raw = top.text(tags.BITS_STORED)
-        evidence = f"{title(tags.BITS_STORED)} is {stored:g}, Bits Allocated {allocated:g}"
+        evidence = f"{title(tags.BITS_STORED)} is {stored:g}; it must be from 1 to Bits Allocated {allocated:g}"
         yield Doubt(tags.BITS_STORED, evidence, raw)
     elif stored is not None and high is not None and high != stored - 1:
         raw = top.text(tags.HIGH_BIT)
-        yield Doubt(
-            tags.HIGH_BIT, f"{title(tags.HIGH_BIT)} is {high:g}, Bits Stored {stored:g}", raw, f"{stored - 1:g}"
-        )
+        evidence = f"{title(tags.HIGH_BIT)} is {high:g}; with Bits Stored {stored:g} it must be {stored - 1:g}"
+        yield Doubt(tags.HIGH_BIT, evidence, raw, f"{stored - 1:g}")
 
 
 def samples(instance: InstanceStatements) -> Iterator[Doubt]:
@@ -46,8 +46,9 @@ def samples(instance: InstanceStatements) -> Iterator[Doubt]:
         return
     if (terms[0] in _GREY and number != 1) or (terms[0] in ("RGB", *_SUBSAMPLED, "YBR_FULL") and number != 3):
         raw = top.text(tags.SAMPLES_PER_PIXEL)
-        evidence = f"{title(tags.SAMPLES_PER_PIXEL)} is {number:g}, Photometric Interpretation {terms[0]}"
-        yield Doubt(tags.SAMPLES_PER_PIXEL, evidence, raw, "1" if terms[0] in _GREY else "3")
+        needed = "1" if terms[0] in _GREY else "3"
+        evidence = f"{title(tags.SAMPLES_PER_PIXEL)} is {number:g}; Photometric Interpretation {terms[0]} has {needed}"
+        yield Doubt(tags.SAMPLES_PER_PIXEL, evidence, raw, needed)
 
 
 def there(instance: InstanceStatements) -> Iterator[Doubt]:
@@ -59,12 +60,12 @@ def there(instance: InstanceStatements) -> Iterator[Doubt]:
     is_native = instance.transfer_syntax_uid in _NATIVE
     if pixels.stated_bytes is None:
         if not pixels.fragments:
-            yield Doubt(tag, f"{title(tag)} is encapsulated and holds no frame")
+            yield Doubt(tag, f"{title(tag)} is marked as compressed and holds no frame")
         elif not pixels.is_complete:
             yield Doubt(tag, f"{title(tag)} is cut off after {pixels.fragments} fragments; send it again")
         elif is_native:
             syntax = instance.transfer_syntax_uid
-            yield Doubt(tag, f"{title(tag)} is encapsulated under the native transfer syntax {syntax}")
+            yield Doubt(tag, f"{title(tag)} is marked as compressed, its transfer syntax {syntax} is not")
     elif pixels.bytes_there < pixels.stated_bytes:
         evidence = (
             f"{title(tag)} is cut off: {pixels.bytes_there} of {pixels.stated_bytes} bytes are there; send it again"
@@ -107,7 +108,7 @@ def codestream(instance: InstanceStatements) -> Iterator[Doubt]:
     ):
         stated = top.number(tag)
         if stated is not None and inside and stated != inside:
-            evidence = f"{title(tag)} is {stated:g}, the first frame's codestream says {inside}"
+            evidence = f"{title(tag)} is {stated:g}, the compressed image itself says {inside}"
             yield Doubt(tag, evidence, top.text(tag), str(inside))
 
 
@@ -125,7 +126,7 @@ def fragments(instance: InstanceStatements) -> Iterator[Doubt]:
 def tiles(instance: InstanceStatements) -> Iterator[Doubt]:
     """A mosaic says how many tiles it has, and they divide its sheet."""
     if instance.grid_problem and (instance.top.number(tags.NUMBER_OF_FRAMES) or 1) == 1:
-        evidence = f"{title(tags.IMAGE_TYPE)} says mosaic: {instance.grid_problem}"
+        evidence = f"{title(tags.IMAGE_TYPE)} says mosaic, but its tiles cannot be placed: {instance.grid_problem}"
         yield Doubt(tags.IMAGE_TYPE, evidence, instance.top.text(tags.IMAGE_TYPE))
 
 

@@ -50,7 +50,7 @@ def type_1(instance: InstanceStatements) -> Iterator[Doubt]:
     for tag in _TYPE_1:
         lacks = _without_value(instance.top, tag)
         if lacks and not (is_sheet and tag == tags.IMAGE_POSITION_PATIENT):
-            yield Doubt(tag, f"{title(tag)} {lacks}; it is of type 1: it must have a value")
+            yield Doubt(tag, f"{title(tag)} {lacks}; the standard requires a value (type 1)")
 
 
 def type_2(instance: InstanceStatements) -> Iterator[Doubt]:
@@ -66,7 +66,7 @@ def type_2(instance: InstanceStatements) -> Iterator[Doubt]:
             continue
         if tag == tags.REPETITION_TIME and _has_no_repetition(top):
             continue
-        yield Doubt(tag, f"{title(tag)} is absent; it is of type 2: it must be there, empty where nobody knows it")
+        yield Doubt(tag, f"{title(tag)} is absent; the standard requires it, if only empty (type 2)")
 
 
 def known_value(instance: InstanceStatements) -> Iterator[Doubt]:
@@ -77,7 +77,7 @@ def known_value(instance: InstanceStatements) -> Iterator[Doubt]:
     for tag in _KNOWN_TO_THE_SCANNER:
         found = top.get(tag)
         if found is not None and not found.raw and not (tag == tags.REPETITION_TIME and _has_no_repetition(top)):
-            yield Doubt(tag, f"{title(tag)} is empty in an original image, whose scanner knew it")
+            yield Doubt(tag, f"{title(tag)} is empty; the image is an original one, so the scanner knew it")
 
 
 def field_strength(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
@@ -93,7 +93,7 @@ def field_strength(image: Image, instance: InstanceStatements) -> Iterator[Doubt
     how = "absent" if found is None else "empty"
     yield Doubt(
         tags.MAGNETIC_FIELD_STRENGTH,
-        f"{title(tags.MAGNETIC_FIELD_STRENGTH)} is {how}; {written(frequency)} MHz of {nucleus} make {field:.3g} T",
+        f"{title(tags.MAGNETIC_FIELD_STRENGTH)} is {how}; {written(frequency)} MHz of {nucleus} mean {field:.3g} T",
         "",
         written(nominal) if nominal is not None else f"{field:.3g}",
     )
@@ -117,7 +117,7 @@ def enhanced_type_1(instance: InstanceStatements) -> Iterator[Doubt]:
     for tag in (*_ENHANCED_TYPE_1, *(_ENHANCED_TYPE_1C if acquired else ())):
         lacks = _without_value(instance.top, tag)
         if lacks:
-            yield Doubt(tag, f"{title(tag)} {lacks}; it is of type 1 in enhanced MR: it must have a value")
+            yield Doubt(tag, f"{title(tag)} {lacks}; the standard requires a value in enhanced MR (type 1)")
 
 
 def _has_no_repetition(image: Image) -> bool:

@@ -42,7 +42,7 @@ def field_and_frequency(image: Image, instance: InstanceStatements) -> Iterator[
     nominal = nominal_field(meant)
     evidence = (
         f"{title(tags.MAGNETIC_FIELD_STRENGTH)} is {shown(raw)} T, {written(frequency)} MHz of {shown(terms[0])} "
-        f"make {meant:.4g} T (tolerance 5 %)"
+        f"mean {meant:.4g} T (tolerance 5 %)"
     )
     yield Doubt(tags.MAGNETIC_FIELD_STRENGTH, evidence, raw, written(nominal) if nominal is not None else None)
 

@@ -85,7 +85,8 @@ def not_an_integer(image: Image, instance: InstanceStatements) -> Iterator[Doubt
         for part in stated.parts:
             number = canonical_number(part)
             if number is not None and (number != int(number) or not -_INT32 <= number < _INT32):
-                evidence = f"{title(stated.tag)} holds {shown(part)}, which is no integer of 32 bits"
+                why = "no whole number" if number != int(number) else "more than 32 bits can hold"
+                evidence = f"{title(stated.tag)} holds {shown(part)}, which is {why}"
                 yield Doubt(stated.tag, evidence, stated.raw)
 
 

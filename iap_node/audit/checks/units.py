@@ -5,6 +5,7 @@ The bounds are those of physics and hardware, far outside of what protocols use:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from iap_node.audit.checks import tags, vendors
@@ -70,7 +71,7 @@ def imaging_frequency(image: Image, instance: InstanceStatements) -> Iterator[Do
     if meant is not None:
         unit = "Hz" if number > 1e5 * meant else "kHz"
         evidence = (
-            f"{title(stated.tag)} is {shown(stated.raw)}, which is {meant:.6g} MHz in {unit}; the standard says MHz"
+            f"{title(stated.tag)} is {shown(stated.raw)} MHz, which cannot be; written in {unit} it is {meant:.6g} MHz"
         )
         yield Doubt(stated.tag, evidence, stated.raw, f"{meant:.9g}")
     elif number != 0:
@@ -91,7 +92,7 @@ def magnetic_field(image: Image, instance: InstanceStatements) -> Iterator[Doubt
         if nominal is not None and (larmor is None or abs(larmor - nominal) <= FIELD_TOLERANCE * nominal):
             meant.append((unit, nominal))
     listed = " or ".join(f"{nominal:g} T in {unit}" for unit, nominal in meant)
-    evidence = f", which is {listed}" if meant else " T, no field of an MR scanner"
+    evidence = f" T, which is {listed}" if meant else " T, no field of an MR scanner"
     suggested = written(meant[0][1]) if len(meant) == 1 else None
     yield Doubt(tag, f"{title(tag)} is {shown(raw)}{evidence}", raw, suggested)
 
@@ -112,9 +113,10 @@ def echo_time(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
     evidence = f"{title(stated.tag)} is {shown(stated.raw)} ms"
     repetition = image.number(tags.REPETITION_TIME)
     if 0 < number < shortest:
-        evidence += f", shorter than any such sequence can ({shortest:g} ms); in s it would be {number * 1000:.6g} ms"
         plausible = repetition is None or number * 1000 < max(repetition, repetition * 1000 if repetition < 20 else 0)
-        yield Doubt(stated.tag, evidence, stated.raw, written(number * 1000) if plausible else None)
+        meant, suggested = _in_seconds(number, shortest)
+        evidence += f", shorter than any such sequence can be ({shortest:g} ms){meant}"
+        yield Doubt(stated.tag, evidence, stated.raw, suggested if plausible else None)
     else:
         yield Doubt(stated.tag, f"{evidence}, no echo time of an MR image", stated.raw)
 
@@ -129,8 +131,9 @@ def repetition_time(image: Image, instance: InstanceStatements) -> Iterator[Doub
         return
     evidence = f"{title(stated.tag)} is {shown(stated.raw)} ms"
     if 0 < number < shortest:
-        evidence += f", shorter than any such sequence can ({shortest:g} ms); in s it would be {number * 1000:.6g} ms"
-        yield Doubt(stated.tag, evidence, stated.raw, written(number * 1000))
+        meant, suggested = _in_seconds(number, shortest)
+        evidence += f", shorter than any such sequence can be ({shortest:g} ms){meant}"
+        yield Doubt(stated.tag, evidence, stated.raw, suggested)
     else:
         yield Doubt(stated.tag, f"{evidence}, no repetition time of an MR image", stated.raw)
 
@@ -141,12 +144,16 @@ def inversion_time(image: Image, instance: InstanceStatements) -> Iterator[Doubt
     if number is None or number == 0 or _SHORTEST_TI_MS <= number <= _LONGEST_TI_MS:
         return
     if 0 < number < _SHORTEST_TI_MS:
-        evidence = (
-            f"{title(tag)} is {shown(raw)} ms, too short to prepare anything; in s it would be {number * 1000:.6g} ms"
-        )
-        yield Doubt(tag, evidence, raw, written(number * 1000))
+        meant, suggested = _in_seconds(number, _SHORTEST_TI_MS)
+        yield Doubt(tag, f"{title(tag)} is {shown(raw)} ms, too short to prepare anything{meant}", raw, suggested)
     else:
         yield Doubt(tag, f"{title(tag)} is {shown(raw)} ms, no inversion time of an MR image", raw)
+
+
+def _in_seconds(number: float, shortest: float) -> tuple[str, str | None]:
+    """What a time would be if it was written in s, as a clause and as a value; nothing where that is too short too."""
+    meant = number * 1000
+    return (f"; if it was written in s, it is {meant:.6g} ms", written(meant)) if meant >= shortest else ("", None)
 
 
 def _is_echo_train(image: Image) -> bool:
@@ -175,11 +182,12 @@ def flip_angle(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
     number, raw, tag = image.number(tags.FLIP_ANGLE), image.text(tags.FLIP_ANGLE), tags.FLIP_ANGLE
     if number is None or _SMALLEST_FLIP_ANGLE <= number <= 180 or (number == 0 and not is_original(image)):
         return
-    if 0 < number < _SMALLEST_FLIP_ANGLE:
-        evidence = f"{title(tag)} is {shown(raw)} degrees; in radians it would be {number * 57.29578:.3g} degrees"
-        yield Doubt(tag, evidence, raw, f"{number * 57.29578:.3g}")
+    meant = math.degrees(number)
+    if 0 < number < _SMALLEST_FLIP_ANGLE <= meant:
+        evidence = f"{title(tag)} is {shown(raw)} degrees; if it was written in radians, it is {meant:.3g} degrees"
+        yield Doubt(tag, evidence, raw, f"{meant:.3g}")
     else:
-        yield Doubt(tag, f"{title(tag)} is {shown(raw)} degrees, outside of 0 < angle <= 180", raw)
+        yield Doubt(tag, f"{title(tag)} is {shown(raw)} degrees; it must be above 0 and at most 180", raw)
 
 
 def lengths(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
@@ -192,11 +200,12 @@ def lengths(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
             continue
         if number == 0 and (tag == tags.SPACING_BETWEEN_SLICES or not is_original(image)):
             continue  # one slice has no spacing; a map of a whole volume no thickness
-        if 0 < number < _THINNEST_MM:
-            evidence = f"{title(tag)} is {shown(raw)} mm; in m it would be {number * 1000:.4g} mm"
+        if 0 < number < _THINNEST_MM <= number * 1000:
+            evidence = f"{title(tag)} is {shown(raw)} mm; if it was written in m, it is {number * 1000:.4g} mm"
             yield Doubt(tag, evidence, raw, written(number * 1000))
         else:
-            yield Doubt(tag, f"{title(tag)} is {shown(raw)} mm, outside of {_THINNEST_MM:g} to {_THICKEST_MM:g}", raw)
+            plausible = f"{_THINNEST_MM:g} to {_THICKEST_MM:g}"
+            yield Doubt(tag, f"{title(tag)} is {shown(raw)} mm, outside of any plausible {plausible}", raw)
     spacing = image.numbers(tags.PIXEL_SPACING, 2)
     size = cells(image, instance)
     if spacing is None or size is None:
@@ -216,8 +225,8 @@ def acquisition_duration(instance: InstanceStatements) -> Iterator[Doubt]:
     number, raw = instance.top.number(tag), instance.top.text(tag)
     if number is not None and (number > _LONGEST_ACQUISITION_S or number < 0):
         suggested = written(number / 1000) if 0 < number / 1000 < _LONGEST_ACQUISITION_S else None
-        evidence = f"{title(tag)} is {shown(raw)} s, more than a day; in ms it would be {number / 1000:.6g} s"
-        yield Doubt(tag, evidence if number > 0 else f"{title(tag)} is {shown(raw)} s", raw, suggested)
+        meant = f", more than a day; if it was written in ms, it is {number / 1000:.6g} s" if suggested else ""
+        yield Doubt(tag, f"{title(tag)} is {shown(raw)} s{meant or ', which no acquisition takes'}", raw, suggested)
 
 
 def pixel_bandwidth(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
@@ -225,9 +234,9 @@ def pixel_bandwidth(image: Image, instance: InstanceStatements) -> Iterator[Doub
     number, raw, tag = image.number(tags.PIXEL_BANDWIDTH), image.text(tags.PIXEL_BANDWIDTH), tags.PIXEL_BANDWIDTH
     if number is None or number == 0 or _NARROWEST_HZ <= number <= _WIDEST_HZ:
         return
-    suggested = written(number * 1000) if 0 < number < _NARROWEST_HZ else None
-    meant = f"; in kHz it would be {number * 1000:.6g} Hz" if suggested else ""
-    yield Doubt(tag, f"{title(tag)} is {shown(raw)} Hz per pixel{meant}", raw, suggested)
+    suggested = written(number * 1000) if 0 < number < _NARROWEST_HZ <= number * 1000 else None
+    meant = f"if it was written in kHz, it is {number * 1000:.6g} Hz" if suggested else "no readout of an MR image"
+    yield Doubt(tag, f"{title(tag)} is {shown(raw)} Hz per pixel; {meant}", raw, suggested)
 
 
 def percentages(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
@@ -236,11 +245,12 @@ def percentages(image: Image, instance: InstanceStatements) -> Iterator[Doubt]:
         number, raw = image.number(tag), image.text(tag)
         if number is None or number == 0 or _LARGEST_FRACTION < number <= _LARGEST_PERCENT:
             continue
-        if 0 < number <= _LARGEST_FRACTION:
-            evidence = f"{title(tag)} is {shown(raw)} percent; as a fraction it would be {number * 100:.4g} percent"
-            yield Doubt(tag, evidence, raw, written(number * 100))
+        evidence = f"{title(tag)} is {shown(raw)} percent"
+        if 0 < number <= _LARGEST_FRACTION < number * 100:
+            meant = f"if it was written as a fraction, it is {number * 100:.4g} percent"
+            yield Doubt(tag, f"{evidence}; {meant}", raw, written(number * 100))
         else:
-            yield Doubt(tag, f"{title(tag)} is {shown(raw)} percent", raw)
+            yield Doubt(tag, f"{evidence}, outside of any plausible {_LARGEST_FRACTION:g} to {_LARGEST_PERCENT:g}", raw)
 
 
 CHECKS = (

@@ -82,7 +82,7 @@ def test_the_right_values_are_suggested(findings: dict[str, tuple[Finding, ...]]
 
 def test_the_evidence_has_the_numbers(findings: dict[str, tuple[Finding, ...]]) -> None:
     evidence = {finding.element: finding.evidence for finding in findings["uih_umr770_t1_gre_3d_sag_study2"]}
-    assert "128.176 MHz in Hz" in evidence["ImagingFrequency"]
+    assert "written in Hz it is 128.176 MHz" in evidence["ImagingFrequency"]
     assert "(3 of 3 instances)" in evidence["ImagingFrequency"]
     assert "'***'" in evidence["StudyDate"]
 
