@@ -76,7 +76,7 @@ def listen(
         (0, 0, 0), hidden=True, help="Serve a port with others: own number, what is shared (set by listen)."
     ),
 ) -> None:
-    """Receive instances and answer their senders: C-STORE, C-ECHO and storage commitment SCP."""
+    """Receive instances and answer their senders: SCP of C-STORE, C-ECHO, C-FIND and storage commitment."""
     number, *handles = shared_port
     config, database, stop = _start_role(f"listen-{number}" if number else "listen", config_path, supervised)
     from iap_node.listener.address import noted_port
@@ -102,6 +102,7 @@ def _serving(config: NodeConfig, database: Database, port: SharedPort | None = N
     from iap_node.database import archive
     from iap_node.listener.commitment import Commitments
     from iap_node.listener.limits import DiskReserve
+    from iap_node.listener.query import Finder
     from iap_node.listener.recovery import recover
     from iap_node.listener.reporter import Reporter
     from iap_node.listener.scp import StoreScp
@@ -125,7 +126,8 @@ def _serving(config: NodeConfig, database: Database, port: SharedPort | None = N
     try:
         if port is None:
             recover(spool, database, intake)
-        scp = StoreScp(config.listener, intake, on_release, port, disk, commitments)
+        finder = Finder(config.query, database, intake)
+        scp = StoreScp(config.listener, intake, on_release, port, disk, commitments, finder)
         scp.start()
         spool.start_preparing()
         reporter.start()

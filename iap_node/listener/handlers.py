@@ -25,6 +25,7 @@ from pynetdicom.presentation import PresentationContextTuple
 
 from iap_node.dicom.commitment import STORAGE_COMMITMENT_PUSH_MODEL
 from iap_node.dicom.part10 import HeaderScanner
+from iap_node.dicom.query import STUDY_ROOT_FIND
 from iap_node.dicom.status import StoreStatus
 from iap_node.errors import RetriableError, UnreadableInstance, where
 from iap_node.listener.admission import Admission, crowding, storage_service, supported_contexts
@@ -32,6 +33,7 @@ from iap_node.listener.associations import Associations
 from iap_node.listener.commitment import Commitments
 from iap_node.listener.intake import InstanceMismatch, Intake
 from iap_node.listener.limits import DiskLow, DiskReserve, InstanceTooLarge, Limits
+from iap_node.listener.query import Finder
 from iap_node.listener.reception import Reception, Request
 from iap_node.records import ReceivedInstance
 from iap_node.spool import MAX_RECORD_BYTES
@@ -73,6 +75,8 @@ class Handlers:
         Asked before an instance is taken. None: it may fill up.
     commitments
         Answers storage commitment requests. None: that service is not offered.
+    finder
+        Answers queries. None: that service is not offered.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Handlers:
         on_release: OnRelease | None,
         disk: DiskReserve | None = None,
         commitments: Commitments | None = None,
+        finder: Finder | None = None,
     ) -> None:
         self.limits = limits
         self._disk = disk
@@ -93,13 +98,18 @@ class Handlers:
         self._associations = associations
         self._on_release = on_release
         self._commitments = commitments
-        self._services = frozenset() if commitments is None else frozenset({STORAGE_COMMITMENT_PUSH_MODEL})
+        self._finder = finder
+        offered = ((STORAGE_COMMITMENT_PUSH_MODEL, commitments), (STUDY_ROOT_FIND, finder))
+        self._services = frozenset(uid for uid, service in offered if service is not None)
 
     def bindings(self) -> list[evt.EventHandlerType]:
         """Which handler answers which event."""
         services: list[evt.EventHandlerType] = []
         if self._commitments is not None:
             services.append((evt.EVT_N_ACTION, self._commitments.on_n_action))
+        if self._finder is not None:
+            services.append((evt.EVT_C_FIND, self._finder.on_c_find))
+            services.append((evt.EVT_SOP_EXTENDED, self._finder.on_extended_negotiation))
         return [
             *services,
             (evt.EVT_REQUESTED, self.on_requested),

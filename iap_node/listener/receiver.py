@@ -13,7 +13,7 @@ Source: PS3.8 9.3.5 and Annex E.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import Any, cast
 
@@ -103,6 +103,10 @@ class _Messages(DIMSEServiceProvider):
             return None, None
         return context_id, message
 
+    def look(self) -> bool:
+        """While a service answers at length: take in what came, such as a C-CANCEL; False: the association is over."""
+        return self._receiver.look()
+
 
 class _Violation(Exception):
     """The peer broke the protocol; the text says how."""
@@ -151,10 +155,19 @@ class Receiver:
             self._sender = peer_of(self._assoc)
             self._buffer = memoryview(bytearray(BUFFER_BYTES))
             self._wire.stop_blocking()
+        self._receive_while(lambda: not self._has_news)
+
+    def look(self) -> bool:
+        """Take in what came meanwhile, without waiting for more; False: the association is over."""
+        if self._started and not self._over:
+            self._receive_while(lambda: not self._has_news and self._something_came())
+        return not self._over
+
+    def _receive_while(self, condition: Callable[[], bool]) -> None:
         self._has_news = not self._messages.msg_queue.empty()
         dul = cast(UpperLayer, self._assoc.dul)
         try:
-            while not self._has_news:
+            while condition():
                 if self._left_of_pdu:
                     self._read_item()
                 else:
@@ -382,6 +395,19 @@ class Receiver:
             self._start, self._end = 0, len(rest)
             self._buffer[: self._end] = rest
         self._end += self._read(self._buffer[self._end :])
+
+    def _something_came(self) -> bool:
+        """Whether there is something to take in; does not wait for it."""
+        if self._start == self._end:
+            size = self._wire.read_into(self._buffer)
+            if size is None:
+                self._check_association()
+                return False
+            if not size:
+                raise ConnectionResetError
+            self._start, self._end = 0, size
+            self._assoc.dul._idle_timer.restart()
+        return True
 
     def _read(self, view: memoryview) -> int:
         """Read at least one byte; waits for it."""

@@ -40,6 +40,7 @@ from iap_node.listener.handlers import Handlers, OnRelease
 from iap_node.listener.intake import Intake
 from iap_node.listener.limits import DiskReserve, Limits
 from iap_node.listener.places import Places
+from iap_node.listener.query import Finder
 from iap_node.listener.receiver import StoreRequestHandler
 from iap_node.listener.shared_port import BACKLOG, SharedPort, why_not_bound
 
@@ -65,7 +66,7 @@ class StoreScp:
         What this process shares with others that serve the same port; closed by `stop`. None: it serves it alone.
     disk
         See `Handlers`.
-    commitments
+    commitments, finder
         See `Handlers`.
     """
 
@@ -77,6 +78,7 @@ class StoreScp:
         shared: SharedPort | None = None,
         disk: DiskReserve | None = None,
         commitments: Commitments | None = None,
+        finder: Finder | None = None,
     ) -> None:
         self._config = config
         self._shared = shared
@@ -85,7 +87,8 @@ class StoreScp:
         )
         self._associations = Associations(self._places)
         self._handlers = Handlers(
-            intake, Admission(config), self._associations, Limits.of(config), on_release, disk, commitments
+            intake, Admission(config), self._associations, Limits.of(config), on_release, disk, commitments,
+            finder,
         )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None

@@ -132,9 +132,12 @@ def test_no_broad_except_outside_the_edges() -> None:
     """`except Exception` stands only where a DIMSE handler, a thread of the listener or a worker's run_once ends, and
     where a thread hands over to who waits for it whatever ended it."""
     edges = {
+        "iap_node/listener/commitment.py",
         "iap_node/listener/handlers.py",
+        "iap_node/listener/query.py",
         "iap_node/listener/receiver.py",
         "iap_node/listener/registrar.py",
+        "iap_node/listener/reporter.py",
         "iap_node/spool/write_behind.py",
         "iap_node/worker/loop.py",
     }

@@ -24,12 +24,13 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 from sqlalchemy import select
 
-from iap_node.config import ListenerConfig, StorageCommitmentConfig
+from iap_node.config import ListenerConfig, QueryConfig, StorageCommitmentConfig
 from iap_node.database.engine import Database
 from iap_node.database.tables import ConflictRow, InstanceRow, QuarantineRow
 from iap_node.listener.commitment import Commitments
 from iap_node.listener.intake import Intake
 from iap_node.listener.limits import DiskReserve
+from iap_node.listener.query import Finder
 from iap_node.listener.reporter import Reporter
 from iap_node.listener.scp import StoreScp
 from iap_node.spool import RecordKind, Spool
@@ -202,6 +203,7 @@ def make_node(tmp_path: Path, database: Database) -> Iterator[Callable[..., Node
         intake: Intake | None = None,
         disk: DiskReserve | None = None,
         storage_commitment: dict[str, Any] | None = None,
+        query: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Node:
         spool = Spool(tmp_path / "spool")
@@ -210,7 +212,8 @@ def make_node(tmp_path: Path, database: Database) -> Iterator[Callable[..., Node
         released: list[list[str]] = []
         commitment_config = StorageCommitmentConfig.model_validate(storage_commitment or {})
         commitments = Commitments(commitment_config, database, spool, intake)
-        scp = StoreScp(config, intake, released.append, disk=disk, commitments=commitments)
+        finder = Finder(QueryConfig.model_validate(query or {}), database, intake)
+        scp = StoreScp(config, intake, released.append, disk=disk, commitments=commitments, finder=finder)
         node = Node(spool, database, intake, scp, config, commitments, released)
         nodes.append(node)
         if storage_commitment is not None:
