@@ -54,12 +54,12 @@ _SWAPS = """
 ## Swapped headers (simulated)
 
 A header as a whole against the pixels. *False*: right headers that are doubted. *Swapped*: headers of another series,
-all values at once, that are found; *same model*: of another series of the same scanner model, which is harder. *No
-single value*: of the headers without any value outside its conformal set at this alpha, those doubted. *Half stated*:
-half of the values, chosen at random, are missing. *Any single value*: headers with at least one value outside its set
-at this alpha; the false alarms are those of all parameters together.
+all values at once, that are doubted; *same model*: of another series of the same scanner model, which is harder.
+*Half stated*: half of the values, chosen at random, are missing. *Finding*: the series gets the finding pixels-joint;
+some doubts are told as single values instead. *Any value*: at least one value is outside its conformal set, at the
+alpha named: right headers are doubted once per parameter then.
 
-| how | alpha | false | swapped | same model |
+| what doubts | at alpha | false | swapped | same model |
 |---|---|---|---|---|"""
 
 _ABSTENTION = """
@@ -127,15 +127,18 @@ def _audit_rows(evaluation: Evaluation) -> Iterable[str]:
 
 def _swap_rows(evaluation: Evaluation) -> Iterable[str]:
     for one in evaluation.swaps:
-        rows = {
-            "whole header": one.whole,
-            "whole header, no single value": one.unsuspected,
-            "whole header, half stated": one.half_stated,
-            "any single value": one.any_single_value,
-        }
-        for how, (false, swapped, same_model) in rows.items():
-            cells = " | ".join("" if share is None else f"{share:.3f}" for share in (false, swapped, same_model))
-            yield f"| {how} | {one.alpha:g} | {cells} |"
+        strict = one.alpha / 10
+        rows = (
+            ("whole header", one.alpha, one.whole),
+            ("whole header, half stated", one.alpha, one.half_stated),
+            ("whole header, as a finding", one.alpha, one.found_against),
+            ("any value", one.alpha, one.any_value),
+            ("any value", strict, one.any_value_strict),
+            (f"whole header, where no value is outside its set at {strict:g}", one.alpha, one.whole_unsuspected),
+        )
+        for what, alpha, shares in rows:
+            cells = " | ".join("" if share is None else f"{share:.3f}" for share in shares)
+            yield f"| {what} | {alpha:g} | {cells} |"
 
 
 def _abstention_rows(evaluation: Evaluation) -> Iterable[str]:

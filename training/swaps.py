@@ -1,7 +1,7 @@
 """Whole headers swapped: how often the header of another series is found, and a right one doubted.
 
 Judged by the functions that the node calls: `inference.joint` for the header as a whole, `audit.verdicts` for its
-single values. Called by `training.evaluate`; the images are simulated.
+single values, `audit.pixels` for what becomes of both. Called by `training.evaluate`; the images are simulated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from iap_node.audit.pixels import JOINT, pixel_findings
 from iap_node.audit.verdicts import compare
 from iap_node.config import AuditConfig
 from iap_node.inference.joint import HeaderReference, header_fit
@@ -35,25 +36,33 @@ class SwapFigures:
     ----------
     whole
         By the header as a whole.
-    unsuspected
-        The same, of those headers only that have no value outside its conformal set at this alpha.
     half_stated
         By the header as a whole where half of its values are missing.
-    any_single_value
-        By at least one value outside its conformal set.
+    found_against
+        Whose series gets the finding `pixels-joint`: some doubts are told as single values instead.
+    any_value
+        By at least one value outside its conformal set at the same alpha, which alarms once per parameter.
+    any_value_strict
+        The same at a tenth of alpha: about as many false alarms as the header as a whole.
+    whole_unsuspected
+        By the header as a whole, of those headers only that have no value outside its set at a tenth of alpha.
     """
 
     alpha: float
     whole: Shares
-    unsuspected: Shares
     half_stated: Shares
-    any_single_value: Shares
+    found_against: Shares
+    any_value: Shares
+    any_value_strict: Shares
+    whole_unsuspected: Shares
 
 
 class _Judged(NamedTuple):
-    whole: float  # p-values
-    half: float
-    suspected: bool
+    whole: bool
+    half_stated: bool
+    found_against: bool
+    any_value: bool
+    any_value_strict: bool
 
 
 def swapped_headers(package: ModelPackage, split: SplitOutputs, seed: int = 0) -> tuple[SwapFigures, ...]:
@@ -66,49 +75,55 @@ def swapped_headers(package: ModelPackage, split: SplitOutputs, seed: int = 0) -
     kinds = (own, other_headers(split.labels, rng), other_headers(split.labels, rng, same_model=True))
     figures = []
     for alpha in ALPHAS:
-        answers = [parameter_predictions(package.manifest, outputs, alpha) for outputs in split.outputs]
-        judged = [
-            [
-                _judge(package, package.header, answers[row], headers[other], split.outputs.shape[1], rng)
-                for row, other in enumerate(others)
-                if other is not None
-            ]
-            for others in kinds
-        ]
-        figures.append(
-            SwapFigures(
-                alpha=alpha,
-                whole=_shares([[one.whole <= alpha for one in kind] for kind in judged]),
-                unsuspected=_shares([[one.whole <= alpha for one in kind if not one.suspected] for kind in judged]),
-                half_stated=_shares([[one.half <= alpha for one in kind] for kind in judged]),
-                any_single_value=_shares([[one.suspected for one in kind] for kind in judged]),
-            )
-        )
+        judge = _Judge(package, package.header, alpha, rng)
+        judged: list[list[_Judged]] = [[] for _ in kinds]
+        for row, outputs in enumerate(split.outputs):
+            answers = [parameter_predictions(package.manifest, outputs, level) for level in (alpha, alpha / 10)]
+            for kind, others in zip(judged, kinds, strict=True):
+                other = others[row]
+                if other is not None:
+                    kind.append(judge(answers[0], answers[1], headers[other], len(outputs)))
+        shares = {name: _shares([[getattr(one, name) for one in kind] for kind in judged]) for name in _Judged._fields}
+        unsuspected = [[one.whole for one in kind if not one.any_value_strict] for kind in judged]
+        figures.append(SwapFigures(alpha=alpha, whole_unsuspected=_shares(unsuspected), **shares))
     return tuple(figures)
 
 
-def _judge(
-    package: ModelPackage,
-    reference: HeaderReference,
-    answers: tuple[ParameterPrediction, ...],
-    header: SeriesHeader,
-    n_slices: int,
-    rng: np.random.Generator,
-) -> _Judged:
-    heads = package.manifest.parameters
-    kept = rng.permutation(len(header.values))[: len(header.values) // 2]
-    half = SeriesHeader(tuple(header.values[place] for place in kept))
-    prediction = SeriesPrediction(package.model_id, package.training_data, False, 0.0, 1.0, n_slices, answers)
-    verdicts = {item.verdict for item in compare(header, prediction, AuditConfig())}
-    return _Judged(
-        _p_value(header_fit(reference, heads, answers, header, n_slices)),
-        _p_value(header_fit(reference, heads, answers, half, n_slices)),
-        Verdict.CONTRADICTS in verdicts,
-    )
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    package: ModelPackage
+    reference: HeaderReference
+    alpha: float
+    rng: np.random.Generator
 
+    def __call__(
+        self,
+        answers: tuple[ParameterPrediction, ...],
+        strict: tuple[ParameterPrediction, ...],
+        header: SeriesHeader,
+        n_slices: int,
+    ) -> _Judged:
+        config = AuditConfig(alpha=self.alpha, joint_alpha=self.alpha)
+        kept = self.rng.permutation(len(header.values))[: len(header.values) // 2]
+        half = SeriesHeader(tuple(header.values[place] for place in kept))
+        heads = self.package.manifest.parameters
+        whole, less = (header_fit(self.reference, heads, answers, one, n_slices) for one in (header, half))
+        loose = self._prediction(answers, n_slices, whole)
+        comparisons = compare(header, loose, config)
+        strictly = compare(header, self._prediction(strict, n_slices, None), config)
+        return _Judged(
+            whole is not None and whole.p_value <= self.alpha,
+            less is not None and less.p_value <= self.alpha,
+            any(one.check == JOINT for one in pixel_findings(comparisons, header, loose, config)),
+            any(one.verdict is Verdict.CONTRADICTS for one in comparisons),
+            any(one.verdict is Verdict.CONTRADICTS for one in strictly),
+        )
 
-def _p_value(fit: HeaderFit | None) -> float:
-    return 1.0 if fit is None else fit.p_value
+    def _prediction(
+        self, answers: tuple[ParameterPrediction, ...], n_slices: int, fit: HeaderFit | None
+    ) -> SeriesPrediction:
+        package = self.package
+        return SeriesPrediction(package.model_id, package.training_data, False, 0.0, 1.0, n_slices, answers, fit)
 
 
 def _shares(kinds: Sequence[Sequence[bool]]) -> Shares:

@@ -99,7 +99,12 @@ def test_shipped_model_says_that_it_was_trained_on_simulated_images(shipped):
 
 def test_shipped_model_fits_the_size_it_may_have_in_the_repository():
     files = list(package_folder("reference").iterdir())
-    assert sorted(path.name for path in files) == ["model.json", "novelty.safetensors", "weights.safetensors"]
+    assert sorted(path.name for path in files) == [
+        "header.safetensors",
+        "model.json",
+        "novelty.safetensors",
+        "weights.safetensors",
+    ]
     assert sum(path.stat().st_size for path in files) <= 8 * 1024**2
 
 
