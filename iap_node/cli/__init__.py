@@ -1,9 +1,10 @@
 """`iap-node`: the commands, and the only place where rooms are wired together.
 
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
-(import, status, series, show, routes), `findings` (with `decisions`), `queue` (jobs, retry), `quarantine` (list, show,
-retry, delete), `upkeep` (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens),
-`correct` (corrected copies), `protocols` (the habits of scanners).
+(import, status, series, show), `routing` (routes, why, held, release, reroute, replay, coverage), `findings` (with
+`decisions`), `queue` (jobs, retry), `quarantine` (list, show, retry, delete), `upkeep` (retention, fsck), `audit`
+(files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected copies), `protocols` (the habits
+of scanners).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -26,6 +27,7 @@ from iap_node.cli import (
     queue,
     report,
     roles,
+    routing,
     setup,
     upkeep,
 )
@@ -55,6 +57,7 @@ setup.add_to(app)
 roles.add_to(app)
 archive.add_to(app)
 findings.add_to(app)
+routing.add_to(app)
 audit.add_to(app)
 protocols.add_to(app)
 correct.add_to(app)

@@ -1,4 +1,4 @@
-"""`import`, `status`, `series`, `show`, `routes`: what is here, and what was found out about it."""
+"""`import`, `status`, `series`, `show`: what is here, and what was found out about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rich.text import Text
 
 from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, JSON, SERIES, named_series, open_node
-from iap_node.cli.output import as_json as to_json
 from iap_node.cli.output import console, print_json, print_models, print_table, printable
 from iap_node.cli.series_report import print_series
 from iap_node.records import JobState, SeriesState
@@ -28,7 +27,7 @@ LIMIT = typer.Option(50, "--limit", "-n", min=1, help="At most so many, the newe
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
     app.command("import")(import_folder)
-    for command in (status, show, routes):
+    for command in (status, show):
         app.command(command.__name__)(command)
     app.command("series")(list_series)
 
@@ -80,8 +79,8 @@ def status(
 ) -> None:
     """How the node is doing: series by state, the queue, what failed, what lies in the quarantine, and the room left.
 
-    Needs a person: dead letters, quarantine, conflicts, lost instances, storage commitments that could not be
-    reported to who asked for them, a disk that is full within three days.
+    Needs a person: dead letters, held series, quarantine, conflicts, lost instances, storage commitments that could
+    not be reported to who asked for them, a disk that is full within three days.
     """
     from iap_node.database.commitments import commitment_counts
     from iap_node.database.status import status_counts
@@ -99,7 +98,7 @@ def status(
     room = capacity(database, config.spool_dir, reserve_bytes, config.retention, datetime.now(UTC))
     nearly_full = room.full_in_days is not None and room.full_in_days < NEARLY_FULL_DAYS
     untold = commitments.states[CommitmentState.EXPIRED]
-    attention = dead + counts.n_quarantined + counts.n_conflicts + counts.n_lost + untold + nearly_full
+    attention = dead + counts.n_held + counts.n_quarantined + counts.n_conflicts + counts.n_lost + untold + nearly_full
     port = read_port(config.data_dir)
     if as_json:
         by_kind: dict[str, dict[str, int]] = {}
@@ -112,6 +111,7 @@ def status(
                 "jobs": by_kind,
                 "deliveries": {state.value: number for state, number in counts.deliveries.items()},
                 "dead_letters": dead,
+                "held": counts.n_held,
                 "quarantine": counts.n_quarantined,
                 "conflicts": counts.n_conflicts,
                 "lost_instances": counts.n_lost,
@@ -126,6 +126,7 @@ def status(
         rows += [(f"series {state}", number) for state, number in counts.series.items()]
         rows += [(f"jobs {kind} {state}", number) for (kind, state), number in counts.jobs.items() if number]
         rows += [(f"deliveries {state}", number) for state, number in counts.deliveries.items() if number]
+        rows += [("series held for a person", counts.n_held)] if counts.n_held else []
         rows += [("in quarantine", counts.n_quarantined), ("conflicts kept aside", counts.n_conflicts)]
         rows.append(("oldest waiting job since", counts.oldest_waiting_job_at or "none waits"))
         rows += [("instances whose bytes are lost", counts.n_lost)] if counts.n_lost else []
@@ -177,7 +178,7 @@ def list_series(
                 one.revision,
                 _pixels(one),
                 one.n_findings or "",
-                ", ".join(f"{delivery.destination} ({delivery.state})" for delivery in one.deliveries),
+                ", ".join(delivery.text for delivery in one.deliveries) or "held" * one.held,
             )
             for one in found
         ],
@@ -213,40 +214,3 @@ def show(
         print_json(content | {"instances": instances, "answers": answers})
     else:
         print_series(series, judgement, found, instances, answers)
-
-
-def routes(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON) -> None:
-    """Where series went, and why."""
-    from iap_node.database import archive
-
-    _, database = open_node(config_path)
-    with database.reading() as session:
-        found = [one for one in archive.list_series(session, None, limit) if one.judged_revision is not None]
-    if as_json:
-        keys = (
-            "series_instance_uid",
-            "judged_revision",
-            "domain",
-            "route_reason",
-            "deliveries",
-            "model_id",
-            "training_data",
-        )
-        print_json([{key: to_json(getattr(one, key)) for key in keys} for one in found])
-        return
-    print_table(
-        "Routes",
-        ("series", "description", "domain", "went to", "why"),
-        [
-            (
-                one.series_instance_uid,
-                one.series_description,
-                one.domain or "default route",
-                ", ".join(f"{delivery.destination} ({delivery.state})" for delivery in one.deliveries) or "stays here",
-                one.route_reason,
-            )
-            for one in found
-        ],
-        empty="nothing was routed yet",
-    )
-    print_models((one.model_id, one.training_data) for one in found)

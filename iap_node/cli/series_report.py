@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from iap_node.cli.output import console, print_table, printable
+from iap_node.cli.route_report import route_tree
 from iap_node.dicom.parameters import BY_KEYWORD
-from iap_node.records import FindingState, RouteDecision, Severity, Verdict
+from iap_node.records import FindingState, Severity, Verdict
 
 if TYPE_CHECKING:
     from iap_node.database.archive import ArchivedInstance, SeriesSummary
     from iap_node.database.findings import ArchivedFinding
     from iap_node.database.results import InstanceAnswer, Judgement
+    from iap_node.database.series import Delivery
 
 GONE = {  # by BytesState
     "deleting": "bytes are being deleted by retention",
@@ -76,9 +78,9 @@ def print_series(
     for instance in instances:
         if instance.id in reasons:
             out.print(Text(f"  {instance.sop_instance_uid} could not be used: {printable(reasons[instance.id])}"))
-    print_route(judgement.decision)
+    out.print(route_tree(judgement.decision))
     for delivery in series.deliveries:
-        _print_delivery(delivery.destination, delivery.state, answers)
+        _print_delivery(delivery, answers)
 
 
 def print_findings(findings: Sequence[ArchivedFinding]) -> None:
@@ -108,11 +110,11 @@ def _print_gone(instances: Sequence[ArchivedInstance]) -> None:
             console().print(Text(f"  {counted[state]} of {len(instances)} instances: {what}", style="bold"))
 
 
-def _print_delivery(destination: str, state: str, answers: Sequence[InstanceAnswer]) -> None:
+def _print_delivery(delivery: Delivery, answers: Sequence[InstanceAnswer]) -> None:
     out = console()
-    mine = [answer for answer in answers if answer.destination == destination]
+    mine = [answer for answer in answers if answer.destination == delivery.destination]
     accepted = sum(answer.accepted for answer in mine)
-    out.print(Text(f"  {printable(destination)}: {state}, {accepted} of {len(mine)} instances accepted"))
+    out.print(Text(f"  {printable(delivery.text)}: {accepted} of {len(mine)} instances accepted"))
     for answer in mine:
         if not answer.accepted:
             status = "no answer" if answer.status is None else f"status {answer.status:04X}H"
@@ -134,19 +136,3 @@ def _print_pixels(judgement: Judgement) -> None:
     )
     if prediction.novel:
         out.print(Text("novel: unlike anything the model was trained on, so it gives no verdict", style="bold"))
-
-
-def print_route(decision: RouteDecision) -> None:
-    """The decision, its one-sentence reason, and every domain with every condition."""
-    out = console()
-    target = ", ".join(decision.destinations) or "stays here"
-    out.print(Text(f"Route: {decision.domain or 'default'} -> {printable(target)}", style="bold"))
-    out.print(Text(f"  {printable(decision.reason)}"))
-    for domain in decision.trace:
-        joint = "" if domain.probability is None else f", p = {domain.probability:.3f}"
-        out.print(Text(f"  {printable(domain.domain)}: {domain.truth}{joint} (least {domain.least_probability:g})"))
-        for condition in domain.conditions:
-            held = "" if condition.probability is None else f", p = {condition.probability:.3f}"
-            out.print(
-                Text(f"    {printable(condition.condition)}: {condition.truth}{held}; {printable(condition.observed)}")
-            )

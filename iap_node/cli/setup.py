@@ -1,4 +1,4 @@
-"""`init`, `check-config`, `migrate`: everything before the first series."""
+"""`init`, `check-config`, `config-schema`, `migrate`: everything before the first series."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
     app.command("init")(init)
     app.command("check-config")(check_config)
+    app.command("config-schema")(show_config_schema)
     app.command("migrate")(migrate)
 
 
@@ -53,12 +54,21 @@ def check_config(config_path: Path = CONFIG, as_json: bool = JSON) -> None:
         f"  listens as {listener.ae_title} on {listener.bind}:{listener.port}" + (" with TLS" * listener.tls.enabled)
     )
     out.print(f"  accepts {', '.join(listener.calling_ae_titles)} from {', '.join(listener.addresses)}", markup=False)
-    out.print(
-        f"  routes {len(config.routing.domains)} domains to {len(config.routing.downstream_models)} models, ", end=""
-    )
-    out.print(f"{len(config.destinations)} destinations")
+    rules = config.routing
+    out.print(f"  routes by {len(rules.rules)} rules and {len(rules.domains)} domains ", end="")
+    out.print(f"to {len(rules.downstream_models)} models, {len(config.destinations)} destinations")
     if not config.routing.default.destinations:
         out.print("  series that no domain claims stay here (routing.default.destinations is empty)")
+
+
+def show_config_schema() -> None:
+    """Print the JSON Schema of config.yaml, from which editors complete and check it.
+
+    The published one is docs/config.schema.json; config.yaml names it in its first line, for the YAML language server.
+    """
+    from iap_node.config.schema import config_schema_text
+
+    typer.echo(config_schema_text(), nl=False)
 
 
 def migrate(config_path: Path = CONFIG) -> None:

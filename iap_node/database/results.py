@@ -18,11 +18,10 @@ from sqlalchemy.orm import Session
 from iap_node.config import JobsConfig
 from iap_node.database.findings import record
 from iap_node.database.insertion import insert_if_new, insert_into
-from iap_node.database.jobs import end_leased, fail, finish, lock_series, open_job, supersede
+from iap_node.database.jobs import end_leased, fail, finish, lock_series, supersede
 from iap_node.database.payloads import from_payload, to_payload
+from iap_node.database.routes import open_deliveries
 from iap_node.database.tables import (
-    DeliveryRow,
-    DeliveryState,
     HeaderComparisonRow,
     InstanceDeliveryRow,
     InstanceProblemRow,
@@ -102,7 +101,7 @@ def save_judgement(
     findings: Sequence[Finding] = (),
     unheard: Collection[Witness] = (),
 ) -> None:
-    """Write a judgement, open a DELIVER job per destination, and end the INFER job: all or nothing.
+    """Write a judgement, open a DELIVER job per destination unless it is held, end the INFER job: all or nothing.
 
     The series' findings become those of this revision. Jobs that still wait to deliver earlier revisions end: the
     new ones take their instances along.
@@ -152,19 +151,7 @@ def save_judgement(
         )
     )
     supersede(session, job.series_id, JobKind.DELIVER, job.revision, now)
-    for destination in dict.fromkeys(decision.destinations):
-        insert_if_new(
-            session,
-            DeliveryRow,
-            (DeliveryRow.series_id, DeliveryRow.revision, DeliveryRow.destination),
-            series_id=job.series_id,
-            revision=job.revision,
-            destination=destination,
-            state=DeliveryState.PENDING,
-            created_at=now,
-            updated_at=now,
-        )
-        open_job(session, JobKind.DELIVER, job.series_id, job.revision, now, destination)
+    open_deliveries(session, job.series_id, job.revision, decision, now)
 
 
 def judgement(session: Session, series_id: int, revision: int | None = None) -> Judgement | None:
@@ -397,6 +384,7 @@ def _insert_details(
             domain=decision.domain,
             reason=decision.reason,
             rules_version=decision.rules_version,
+            held=bool(decision.held),
             payload=to_payload(decision),
         )
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from iap_node.database.tables import (
@@ -19,6 +19,7 @@ from iap_node.database.tables import (
     InstanceRow,
     JudgementRow,
     PredictionRow,
+    RouteChangeRow,
     RouteDecisionRow,
     SeriesRow,
     StudyRow,
@@ -39,6 +40,12 @@ class Delivery:
 
     destination: str
     state: DeliveryState
+    shadow: bool = False  # sent for comparison: the series counts as not routed by it
+
+    @property
+    def text(self) -> str:
+        """As people read it."""
+        return f"{self.destination} ({'shadow, ' * self.shadow}{self.state})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class SeriesSummary:
     domain: str | None = None  # None: the default route, or not judged yet
     route_reason: str = ""
     n_findings: int = 0  # that are open
+    held: bool = False  # nothing of it is sent until a person releases or reroutes it
     deliveries: tuple[Delivery, ...] = ()
 
     @property
@@ -85,6 +93,74 @@ def list_series(
     if states is not None:
         query = query.where(SeriesRow.state.in_(states))
     return _summaries(session, query.limit(limit).offset(offset))
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFilter:
+    """Which series of the list; an empty value admits all. Texts are looked for anywhere, without case."""
+
+    states: tuple[SeriesState, ...] = ()
+    text: str = ""  # in description, protocol, or the whole UID
+    scanner: str = ""  # in manufacturer, model or serial number
+    modality: str = ""
+    domain: str = ""  # that the newest judgement routed it to
+    destination: str = ""
+    with_findings: bool = False  # that are open
+    novel: bool | None = None
+
+
+def page_of_series(
+    session: Session, which: SeriesFilter, limit: int = 100, before: int | None = None
+) -> list[SeriesSummary]:
+    """A page of the series that a filter admits, the last begun first.
+
+    Parameters
+    ----------
+    before
+        `id` of the last series of the page before; None: the first page.
+    """
+    query = _summary_query().where(*_admitted(which)).order_by(SeriesRow.id.desc()).limit(limit)
+    return _summaries(session, query if before is None else query.where(SeriesRow.id < before))
+
+
+def series_by_id(session: Session, series_id: int) -> SeriesSummary:
+    """The series of a row.
+
+    Raises
+    ------
+    UnknownSeries
+        There is none.
+    """
+    found = _summaries(session, _summary_query().where(SeriesRow.id == series_id))
+    if not found:
+        raise UnknownSeries(f"there is no series {series_id}")
+    return found[0]
+
+
+def _admitted(which: SeriesFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if which.states:
+        conditions.append(SeriesRow.state.in_(which.states))
+    if which.modality:
+        conditions.append(SeriesRow.modality == which.modality)
+    if which.text:
+        described = [column.icontains(which.text, autoescape=True) for column in
+                     (SeriesRow.series_description, SeriesRow.protocol_name)]  # fmt: skip
+        conditions.append(or_(SeriesRow.series_instance_uid == which.text, *described))
+    if which.scanner:
+        columns = (SeriesRow.manufacturer, SeriesRow.manufacturer_model_name, SeriesRow.device_serial_number)
+        conditions.append(or_(*(column.icontains(which.scanner, autoescape=True) for column in columns)))
+    if which.domain:
+        conditions.append(RouteDecisionRow.domain == which.domain)
+    if which.novel is not None:
+        conditions.append(PredictionRow.novel == which.novel)
+    if which.with_findings:
+        opened = (FindingRow.series_id == SeriesRow.id, FindingRow.state == FindingState.OPEN)
+        conditions.append(exists().where(*opened))
+    if which.destination:
+        sent = (DeliveryRow.series_id == SeriesRow.id, DeliveryRow.destination == which.destination)
+        conditions.append(exists().where(*sent))
+    return conditions
 
 
 def find_series(session: Session, uid: str) -> SeriesSummary:
@@ -132,6 +208,7 @@ def _summary_query() -> Select[*tuple[object, ...]]:
     n_findings = select(func.count()).where(
         FindingRow.series_id == SeriesRow.id, FindingRow.state == FindingState.OPEN
     )
+    was_changed = exists().where(RouteChangeRow.judgement_id == RouteDecisionRow.judgement_id)
     size_bytes = select(func.coalesce(func.sum(InstanceRow.size_bytes), 0)).where(of_series)
     return (
         select(
@@ -158,6 +235,7 @@ def _summary_query() -> Select[*tuple[object, ...]]:
             PredictionRow.payload["training_data"].as_string().label("training_data"),
             RouteDecisionRow.domain,
             func.coalesce(RouteDecisionRow.reason, "").label("route_reason"),
+            and_(RouteDecisionRow.held, ~was_changed).label("held"),
             n_findings.scalar_subquery().label("n_findings"),
         )
         .join(StudyRow, StudyRow.id == SeriesRow.study_id)
@@ -171,7 +249,7 @@ def _summaries(session: Session, query: Select[*tuple[object, ...]]) -> list[Ser
     rows = session.execute(query).all()
     deliveries: dict[int, list[Delivery]] = {}
     current = (
-        select(DeliveryRow.series_id, DeliveryRow.destination, DeliveryRow.state)
+        select(DeliveryRow.series_id, DeliveryRow.destination, DeliveryRow.state, DeliveryRow.shadow)
         .join(SeriesRow, SeriesRow.id == DeliveryRow.series_id)
         .where(
             DeliveryRow.series_id.in_([row.id for row in rows]),
@@ -179,11 +257,11 @@ def _summaries(session: Session, query: Select[*tuple[object, ...]]) -> list[Ser
         )
         .order_by(DeliveryRow.id)
     )
-    for series_id, destination, state in session.execute(current):
-        deliveries.setdefault(series_id, []).append(Delivery(destination, state))
+    for series_id, destination, state, shadow in session.execute(current):
+        deliveries.setdefault(series_id, []).append(Delivery(destination, state, shadow))
     return [
         SeriesSummary(
-            **{**row._asdict(), "size_bytes": int(row.size_bytes)},
+            **{**row._asdict(), "size_bytes": int(row.size_bytes), "held": bool(row.held)},
             deliveries=tuple(deliveries.get(row.id, ())),
         )
         for row in rows

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from iap_node.database.routes import count_held
 from iap_node.database.tables import (
     BYTES_IN_QUESTION,
     BytesState,
@@ -30,6 +31,7 @@ class StatusCounts:
     series: Mapping[SeriesState, int]
     jobs: Mapping[tuple[JobKind, JobState], int]
     deliveries: Mapping[DeliveryState, int]
+    n_held: int  # series that a rule holds for a person
     n_quarantined: int
     n_conflicts: int
     n_lost: int  # instances whose bytes fsck did not find
@@ -55,6 +57,7 @@ def status_counts(session: Session) -> StatusCounts:
         series=series,
         jobs=jobs,
         deliveries=deliveries,
+        n_held=count_held(session),
         n_quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
         n_conflicts=session.scalar(select(func.count()).select_from(ConflictRow)) or 0,
         n_lost=session.scalar(
