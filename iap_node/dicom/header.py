@@ -47,7 +47,7 @@ _FUNCTIONAL_GROUPS: dict[str, tuple[int, int]] = {
     "FieldOfView": (0x00289110, _PIXEL_SPACING),
 }
 
-_WANTED = frozenset(
+HEADER_TAGS = frozenset(
     {
         0x00080005, 0x00080008, 0x00080016, 0x00080018, 0x00180012, 0x00280008, 0x00280010, 0x00280011,
         SHARED_GROUPS, PER_FRAME_GROUPS, *(tag[0] << 16 | tag[1] for tag in (p.tag for p in PARAMETERS)),
@@ -85,7 +85,7 @@ def read_header_dataset(file: InstanceFile) -> Dataset:
     """
     with open_data_set(file, _MAX_INFLATED_HEADER) as (stream, transfer_syntax_uid):
         encoding = el.encoding_of(transfer_syntax_uid)
-        found, _ = el.walk(stream, encoding, _WANTED, PER_FRAME_GROUPS, _MAX_PRIVATE_BYTES)
+        found, _ = el.walk(stream, encoding, HEADER_TAGS, PER_FRAME_GROUPS, _MAX_PRIVATE_BYTES)
         return el.excerpt(found, encoding)
 
 

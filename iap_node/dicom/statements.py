@@ -21,7 +21,7 @@ from iap_node.dicom import elements as el
 from iap_node.dicom import mosaic
 from iap_node.dicom.codestreams import CodestreamHeader, codestream_header
 from iap_node.dicom.file_slice import InstanceFile
-from iap_node.dicom.header import PER_FRAME_GROUPS, SHARED_GROUPS
+from iap_node.dicom.header import HEADER_TAGS, PER_FRAME_GROUPS, SHARED_GROUPS
 from iap_node.dicom.mosaic import TileGrid
 from iap_node.dicom.parameters import canonical_number
 from iap_node.dicom.part10 import open_data_set
@@ -62,6 +62,7 @@ _CREATORS = frozenset(
 _SEQUENCES = frozenset({SHARED_GROUPS, PER_FRAME_GROUPS})
 _PATIENT_ORIENTATION = 0x00540410  # Patient Orientation Code Sequence
 _WANTED = _TOP_LEVEL | _CREATORS | _SEQUENCES | mosaic.PRIVATE_TAGS | {_PATIENT_ORIENTATION}
+_WANTED_BY_BOTH = _WANTED | HEADER_TAGS
 _MOSAIC_TAGS = mosaic.PRIVATE_TAGS | {mosaic.IMAGE_TYPE, mosaic.ROWS, mosaic.COLUMNS}
 
 # Classic tag -> functional group sequence and the element in it (PS3.3 C.7.6.16.2, C.8.13.5).
@@ -196,21 +197,48 @@ def read_statements(file: InstanceFile) -> InstanceStatements:
     with open_data_set(file, _MAX_INFLATED) as (stream, transfer_syntax_uid):
         encoding = el.encoding_of(transfer_syntax_uid)
         found, beyond = el.walk(stream, encoding, _WANTED, _FIRST_PIXELS - 1, _MAX_PRIVATE_BYTES)
-        character_set = found[0x00080005][1] if 0x00080005 in found else b""
-        stated = {
-            tag: (_shared if len(element[1]) <= _SHARED_BYTES else _stated)(tag, *element, encoding, character_set)
-            for tag, element in found.items()
-            if tag in _TOP_LEVEL
-        }
-        top = Image(stated, places=({tag: stated[tag] for tag in _PLACES if tag in stated},))
-        frames = _integer(top.number(0x00280008), 1)
-        pixels = _pixels(stream, beyond, frames)
+        return _statements(found, beyond, stream, encoding, transfer_syntax_uid)
+
+
+def read_header_and_statements(file: InstanceFile) -> tuple[Dataset, InstanceStatements]:
+    """Both `header.read_header_dataset` and `read_statements` of one instance, read once.
+
+    Raises
+    ------
+    UnreadableInstance, OSError
+        See `read_statements`.
+    """
+    with open_data_set(file, _MAX_INFLATED) as (stream, transfer_syntax_uid):
+        encoding = el.encoding_of(transfer_syntax_uid)
+        found, beyond = el.walk(stream, encoding, _WANTED_BY_BOTH, _FIRST_PIXELS - 1, _MAX_PRIVATE_BYTES)
+        ds = el.excerpt({tag: element for tag, element in found.items() if tag in HEADER_TAGS}, encoding)
+        return ds, _statements(found, beyond, stream, encoding, transfer_syntax_uid, ds)
+
+
+def _statements(
+    found: dict[int, el.Element],
+    beyond: el.Place | None,
+    stream: BinaryIO,
+    encoding: el.Encoding,
+    transfer_syntax_uid: str,
+    ds: Dataset | None = None,
+) -> InstanceStatements:
+    """What the elements that were found state, and the pixels that begin `beyond` them; `ds` has them as a data set."""
+    character_set = found[0x00080005][1] if 0x00080005 in found else b""
+    stated = {
+        tag: (_shared if len(element[1]) <= _SHARED_BYTES else _stated)(tag, *element, encoding, character_set)
+        for tag, element in found.items()
+        if tag in _TOP_LEVEL
+    }
+    top = Image(stated, places=({tag: stated[tag] for tag in _PLACES if tag in stated},))
+    frames = _integer(top.number(0x00280008), 1)
+    pixels = _pixels(stream, beyond, frames)
     grid, grid_problem = _grid(found, encoding, stated)
     images: tuple[Image, ...] = (top,)
     n_frames, has_shared = None, False
     if any(tag in found for tag in _SEQUENCES):
-        sequences = {tag: found[tag] for tag in (0x00080005, *_SEQUENCES) if tag in found}
-        ds = el.excerpt(sequences, encoding)
+        if ds is None:
+            ds = el.excerpt({tag: found[tag] for tag in (0x00080005, *_SEQUENCES) if tag in found}, encoding)
         shared, per_frame = items(ds, SHARED_GROUPS)[:1], items(ds, PER_FRAME_GROUPS)
         images = _frames(stated, shared, per_frame) or images
         n_frames, has_shared = len(per_frame), bool(shared)

@@ -1,8 +1,8 @@
-"""Judge one complete series: pixels to prediction, header against it, and the route. The INFER handler.
+"""Judge one complete series: pixels to prediction, all witnesses about its headers, and the route. The INFER handler.
 
-Everything that is found out, and the DELIVER jobs that follow, is written in one transaction at the end.
-A series without pixels for the model is judged too: it gets the reason instead of a prediction, and the
-default route. Called by `iap_node.worker.loop`.
+Everything that is found out, and the DELIVER jobs that follow, is written in one transaction at the end. A series
+without pixels for the model is judged too: it gets the reason instead of a prediction, and its headers are checked
+all the same. Called by `iap_node.worker.loop`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from pydicom.dataset import Dataset
 
 from iap_node.audit.verdicts import compare
 from iap_node.config import NodeConfig
-from iap_node.database import archive, results, routes
+from iap_node.database import archive, protocols, results, routes
 from iap_node.database.archive import ArchivedInstance
 from iap_node.database.engine import Database
 from iap_node.database.tables import BytesState
 from iap_node.dicom.file_slice import InstanceFile
-from iap_node.dicom.header import read_header_dataset, read_series_header
+from iap_node.dicom.header import read_series_header
 from iap_node.dicom.pixels import read_series_slices
+from iap_node.dicom.statements import InstanceStatements, read_header_and_statements
 from iap_node.errors import UnreadableInstance, UnreadablePixels
-from iap_node.records import Job, RoutingEvidence, SeriesHeader, SeriesPrediction, Verdict
+from iap_node.records import Job, RoutingEvidence, SeriesHeader, SeriesPrediction, Witness
 from iap_node.routing.rules_file import RulesFile
 from iap_node.spool import Spool
+from iap_node.worker.hearing import Hearing
 
 MOST_REASONS = 3  # that a sentence lists when the instances of a series have different ones
 
@@ -61,6 +63,21 @@ class _Answer(NamedTuple):
     problems: list[tuple[int, str]]
 
 
+class _Headers(NamedTuple):
+    """What was read of each instance, by its row, and the instances whose headers are damaged."""
+
+    read: dict[int, tuple[Dataset, InstanceStatements]]
+    problems: list[tuple[int, str]]
+
+    def datasets(self, instances: Sequence[ArchivedInstance]) -> list[Dataset]:
+        """Of these instances, in their order."""
+        return [self.read[instance.id][0] for instance in instances if instance.id in self.read]
+
+    def statements(self) -> list[InstanceStatements]:
+        """Of all that could be read."""
+        return [statements for _, statements in self.read.values()]
+
+
 class InferHandler:
     """Handles INFER jobs.
 
@@ -85,6 +102,7 @@ class InferHandler:
         self._predictor = predictor
         self._config = config
         self._rules = rules or RulesFile(None, config, database)
+        self._hearing = Hearing(database, config.audit)
 
     def __call__(self, job: Job) -> None:
         """Judge the revision of the series that the job names.
@@ -108,12 +126,21 @@ class InferHandler:
         here = [instance for instance in instances if instance.bytes_state is BytesState.PRESENT]
         gone = [(one.id, _gone(one)) for one in instances if one.bytes_state is not BytesState.PRESENT]
         analysable = [instance for instance in here if instance.not_analysed_reason is None]
-        datasets, problems = self._headers(analysable or here)
-        header = read_series_header(datasets)
-        answer = self._predict(analysable, header) if analysable else _Answer(None, _reasons(here or instances), [])
+        headers = self._headers(here)
+        header = read_series_header(headers.datasets(analysable or here))
+        answer = (
+            self._predict(analysable, header) if analysable else _Answer(None, _reasons(here or instances), [])
+        )
         comparisons = compare(header, answer.prediction, self._config.audit, answer.reason or "")
-        evidence = RoutingEvidence(answer.prediction, answer.reason or "", header, facts=facts)
+        heard = self._hearing(job.series_id, headers.statements(), header, comparisons, answer.prediction)
+        unheard = _unheard(gone + headers.problems, answer)
+        with self._database.reading() as session:
+            to_be = routes.findings_to_be(session, job.series_id, heard.findings, unheard)
+        evidence = RoutingEvidence(
+            answer.prediction, answer.reason or "", header, heard.protocol.values, facts, to_be
+        )
         decision = self._rules.current().decide(evidence)
+        now = datetime.now(UTC)
         with self._database.transaction() as session:
             results.save_judgement(
                 session,
@@ -122,17 +149,21 @@ class InferHandler:
                 prediction=answer.prediction,
                 comparisons=comparisons,
                 decision=decision,
-                problems=list(dict(gone + problems + answer.problems).items()),
+                problems=list(dict(gone + headers.problems + answer.problems).items()),
                 not_analysed_reason=answer.reason,
-                now=datetime.now(UTC),
+                now=now,
+                findings=heard.findings,
+                unheard=unheard,
             )
+            if heard.protocol.values:
+                protocols.save_protocol(session, job.series_id, job.revision, heard.protocol, now)
         log.info(
             "series judged",
             instances=len(instances),
             analysable=len(analysable),
             model=None if answer.prediction is None else answer.prediction.model_id,
             novel=None if answer.prediction is None else answer.prediction.novel,
-            contradicts=[item.keyword for item in comparisons if item.verdict is Verdict.CONTRADICTS],
+            findings=[f"{one.element} {one.check}" for one in heard.findings],
             domain=decision.domain,
             destinations=decision.destinations,
             held=bool(decision.held),
@@ -140,15 +171,15 @@ class InferHandler:
             not_analysed_reason=answer.reason,
         )
 
-    def _headers(self, instances: Sequence[ArchivedInstance]) -> tuple[list[Dataset], list[tuple[int, str]]]:
-        datasets: list[Dataset] = []
+    def _headers(self, instances: Sequence[ArchivedInstance]) -> _Headers:
+        read: dict[int, tuple[Dataset, InstanceStatements]] = {}
         problems: list[tuple[int, str]] = []
         for instance in instances:
             try:
-                datasets.append(read_header_dataset(self._spool.locate(instance.spool_path)))
+                read[instance.id] = read_header_and_statements(self._spool.locate(instance.spool_path))
             except UnreadableInstance as error:
                 problems.append((instance.id, str(error)))
-        return datasets, problems
+        return _Headers(read, problems)
 
     def _predict(self, instances: Sequence[ArchivedInstance], header: SeriesHeader) -> _Answer:
         ids = {self._spool.locate(instance.spool_path): instance.id for instance in instances}
@@ -166,6 +197,13 @@ class InferHandler:
             return _Answer(self._predictor.predict(pixels.slices, self._config.audit.alpha, header), None, problems)
         except UnreadablePixels as error:
             return _Answer(None, str(error), problems)
+
+
+def _unheard(damaged: Sequence[tuple[int, str]], answer: _Answer) -> tuple[Witness, ...]:
+    """Witnesses who could not look at every instance: that they raise something no more says nothing."""
+    if damaged:
+        return tuple(Witness)
+    return (Witness.PIXELS,) if answer.problems else ()
 
 
 def _reasons(instances: Sequence[ArchivedInstance]) -> str:

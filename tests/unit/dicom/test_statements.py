@@ -14,7 +14,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from iap_node.audit.checks import check_series
-from iap_node.dicom.statements import read_statements
+from iap_node.dicom.header import read_header_dataset, read_series_header
+from iap_node.dicom.statements import read_header_and_statements, read_statements
 from iap_node.errors import UnreadableInstance
 
 Make = Callable[..., Dataset]
@@ -227,3 +228,11 @@ def test_what_is_no_dicom_file_is_refused(tmp_path: Path) -> None:
     path.write_text("not an image")
     with pytest.raises(UnreadableInstance):
         read_statements(path)
+
+
+def test_header_and_statements_read_at_once_are_those_read_apart(mr_real: Path) -> None:
+    folders = ("uih_umr770_t1_gre_3d_sag_study2", "philips_elition_r571_enh_pcasl_same_scan_as_classic")
+    for path in (sorted((mr_real / folder).iterdir())[0] for folder in folders):
+        ds, statements = read_header_and_statements(path)
+        assert statements == read_statements(path)
+        assert read_series_header([ds]) == read_series_header([read_header_dataset(path)])
