@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pydicom.datadict import dictionary_VR
+
 from iap_node.audit.checks import tags
 from iap_node.audit.checks.geometry import stacks
 from iap_node.audit.checks.relations import extents_mm, matrix_steps
@@ -114,6 +116,14 @@ def all_changed(instances: Sequence[InstanceStatements], changes: dict[int, Chan
             instance = changed(instance, tag, change)
         result.append(instance)
     return tuple(result)
+
+
+def with_top(instance: InstanceStatements, elements: dict[int, str]) -> InstanceStatements:
+    """The instance with these elements at its top level, whether it had them or not."""
+    added = {tag: Stated(tag, dictionary_VR(tag)[:2], raw) for tag, raw in elements.items()}
+    top = Image({**instance.top.stated, **added}, places=instance.top.places)
+    is_classic = len(instance.images) == 1 and instance.images[0] is instance.top
+    return dataclasses.replace(instance, top=top, images=(top,) if is_classic else instance.images)
 
 
 def times(factor: float) -> Change:
@@ -312,11 +322,7 @@ def contradicting(instances: Sequence[InstanceStatements]) -> Iterator[Corruptio
                 "another serial number", (tags.DEVICE_SERIAL_NUMBER,), from_scanner,
                 all_changed(instances, {tags.DEVICE_SERIAL_NUMBER: to("54321")}),
             )  # fmt: skip
-    volume = Stated(tags.CONTRAST_BOLUS_VOLUME, "DS", "15")
-    with_volume = tuple(
-        dataclasses.replace(one, top=Image({**one.top.stated, volume.tag: volume}, places=one.top.places))
-        for one in instances
-    )
+    with_volume = tuple(with_top(one, {tags.CONTRAST_BOLUS_VOLUME: "15"}) for one in instances)
     yield Corruption("a bolus without agent", (tags.CONTRAST_BOLUS_AGENT,), True, with_volume)
     yield Corruption(
         "orientation of length 1.1", (tags.IMAGE_ORIENTATION_PATIENT,), True,
@@ -396,6 +402,70 @@ def wrong_pixels(instances: Sequence[InstanceStatements]) -> Iterator[Corruption
     yield Corruption("pixels cut off", (tags.PIXEL_DATA,), True, cut)
     gone = tuple(dataclasses.replace(one, pixels=None) for one in instances)
     yield Corruption("no pixels", (tags.PIXEL_DATA,), True, gone)
+
+
+def of_few(instances: Sequence[InstanceStatements]) -> Iterator[Corruption]:
+    """What only some series can have wrong, or what they must first be given."""
+    first, everyone = instances[0], tuple(instances)
+    image = first.images[0]
+    original = image.terms(tags.IMAGE_TYPE)[:1] == ("ORIGINAL",)
+    classic, framed = are_classic(instances), all(one.n_frames for one in instances)
+    for tag in (tags.MANUFACTURER, tags.SLICE_THICKNESS, tags.ECHO_TIME):
+        if classic and original and with_value(instances, tag):
+            yield Corruption(f"{tag:08X} empty", (tag,), True, all_changed(instances, {tag: to("")}))
+    inversion, sequence = tags.INVERSION_TIME, tags.SCANNING_SEQUENCE
+    if classic and original and with_value(instances, inversion) and "IR" in image.terms(sequence):
+        yield Corruption("TI absent", (inversion,), True, all_changed(instances, {inversion: to(None)}))
+    repetition = image.number(tags.REPETITION_TIME)
+    if classic and image.terms(sequence) == ("SE",) and repetition:
+        late = tuple(with_top(one, {inversion: f"{1.5 * repetition:g}"}) for one in instances)
+        yield Corruption("TI above TR of a spin echo", (inversion,), repetition < 20_000, late)
+    if framed and original:
+        for tag in (tags.MAGNETIC_FIELD_STRENGTH, tags.RESONANT_NUCLEUS, tags.SOFTWARE_VERSIONS, tags.ROWS):
+            gone = tuple(
+                dataclasses.replace(one, top=stated_with(one.top, tag, to(None)), images=one.images)
+                for one in instances
+            )
+            yield Corruption(f"{tag:08X} absent in enhanced MR", (tag,), True, gone)
+        less = tuple(
+            dataclasses.replace(
+                one, images=tuple(dataclasses.replace(i, groups=i.groups - {_PIXEL_MEASURES}) for i in one.images)
+            )
+            for one in instances
+        )
+        yield Corruption("frames without pixel measures", (_PIXEL_MEASURES,), True, less)
+        other = tuple(with_top(one, {tags.REPETITION_TIME: "31.25"}) for one in instances)
+        yield Corruption("another repetition time at the top level", (tags.REPETITION_TIME,), True, other)
+    frames = first.top.number(tags.NUMBER_OF_FRAMES)
+    if frames and frames > 1:
+        few = tuple(
+            dataclasses.replace(one, pixels=PixelsThere(tags.PIXEL_DATA, None, 9000, int(frames) - 1))
+            for one in instances
+        )
+        yield Corruption("a fragment lost", (tags.PIXEL_DATA, tags.NUMBER_OF_FRAMES), True, few)
+    if first.grid is not None:
+        lost = tuple(dataclasses.replace(one, grid=None, grid_problem="no number of tiles") for one in instances)
+        yield Corruption("a mosaic without its number of tiles", (tags.IMAGE_TYPE,), True, lost)
+    for tag, raw in ((tags.PATIENT_POSITION, "hfs"), (tags.STUDY_DATE, "20231345"), (tags.STUDY_TIME, "2515")):
+        if with_value(instances, tag) and "*" not in image.text(tag):
+            yield Corruption(f"{raw} in {tag:08X}", (tag,), True, all_changed(instances, {tag: to(raw)}))
+    if image.text(tags.IMAGED_NUCLEUS) == "1H":
+        bare = all_changed(instances, {tags.IMAGED_NUCLEUS: to("H")})
+        yield Corruption("nucleus without mass number", (tags.IMAGED_NUCLEUS,), True, bare)
+    duration = first.top.number(tags.ACQUISITION_DURATION)
+    if duration and duration < 86_400:
+        in_ms = all_changed(instances, {tags.ACQUISITION_DURATION: times(1000)})
+        yield Corruption("duration in ms", (tags.ACQUISITION_DURATION,), duration > 86.4, in_ms)
+    agent, volume = tags.CONTRAST_BOLUS_AGENT, tags.CONTRAST_BOLUS_VOLUME
+    yield Corruption("agent none", (agent,), True, tuple(with_top(one, {agent: "NONE"}) for one in instances))
+    much = tuple(with_top(one, {agent: "GADAVIST", volume: "7500"}) for one in instances)
+    yield Corruption("volume in ul", (volume,), True, much)
+    if len(instances) > 1:
+        renumbered = (*everyone[:-1], changed(everyone[-1], tags.SERIES_NUMBER, to("4711")))
+        yield Corruption("another series number in one", (tags.SERIES_NUMBER,), True, renumbered)
+
+
+_PIXEL_MEASURES = 0x00289110
 
 
 def one_of_many(instances: Sequence[InstanceStatements]) -> Iterator[Corruption]:

@@ -110,14 +110,18 @@ def test_one_image_in_nine_transfer_syntaxes_states_the_same_but_for_what_names_
 def test_nine_in_ten_of_the_harm_that_a_header_can_show_is_found(
     corpus: dict[str, list[InstanceStatements]], findings: dict[str, tuple[Finding, ...]]
 ) -> None:
-    """In all, and of each kind of harm; a hit is a new finding of a check that looks at an element that was touched."""
+    """In all, and of each kind of harm; a hit is a new finding of a check that looks at an element that was touched.
+
+    Each check has its harm among them: it is within reach of real headers, which it leaves alone when they are sound.
+    """
     kinds = (
         harm.written_wrong, harm.missing, harm.in_other_units, harm.contradicting, harm.wrong_terms, harm.wrong_pixels,
-        harm.one_of_many,
+        harm.one_of_many, harm.of_few,
     )  # fmt: skip
     made: Counter[str] = Counter()
     hits: Counter[str] = Counter()
     missed: dict[str, list[str]] = defaultdict(list)
+    spoke: set[str] = set()
     for folder, instances in corpus.items():
         known = _by_element(findings[folder])
         for kind in kinds:
@@ -127,13 +131,16 @@ def test_nine_in_ten_of_the_harm_that_a_header_can_show_is_found(
                 if not corruption.visible:
                     continue
                 asked = [check for check in CHECKS if set(check.elements) & set(corruption.touched)]
-                found = bool(_by_element(check_series(corruption.instances, asked)) - known)
+                new = _by_element(check_series(corruption.instances, asked)) - known
+                found = bool(new)
+                spoke |= {check for _, check in new}
                 made[kind.__name__] += 1
                 hits[kind.__name__] += found
                 if not found:
                     missed[kind.__name__].append(f"{corruption.name} in {folder}")
     shares = {name: hits[name] / made[name] for name in made}
     print({name: f"{hits[name]} of {made[name]}" for name in made})
+    assert spoke == {check.name for check in CHECKS}
     assert set(made) == {kind.__name__ for kind in kinds}
     assert min(made.values()) > 50
     assert all(share >= LEAST_FOUND for share in shares.values()), (shares, missed)
