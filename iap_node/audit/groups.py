@@ -26,6 +26,8 @@ FEWEST_TO_BE_FREE = 10  # series that state an element, before it may be said to
 MOST_PATTERNS = 64  # of what series of one protocol state and leave out, that are compared with each other
 FREE_SHARE = 0.2  # of them with a value that no other has: then it divides no groups
 
+MOST_VARIANTS = 10  # values of one element, where not one of them is in half of the series
+
 Key = tuple[int | None, ...]  # class of each dividing element; None: not stated
 
 
@@ -89,7 +91,7 @@ class Classes:
     of: tuple[int | None, ...]  # class of each series; None: not stated
     n_stating: int  # series with a value
     n_single: int  # series with a value that no other has
-    numbers: tuple[float, ...]  # of the classes of single numbers, rising
+    numbers: tuple[float, ...]  # all that stand alone, rising; those of several series twice
 
     def place(self, meaning: Meaning) -> int | None:
         """The class that a value belongs to: the commonest that means the same; None where there is none."""
@@ -120,6 +122,12 @@ def classify(
     counted.sort(key=lambda one: (-one[0].total(), str(one[1])))
     place = {text: index for index, (texts, _) in enumerate(counted) for text in texts}
     sizes = tuple(texts.total() for texts, _ in counted)
+    numbers = [
+        meaning[0]
+        for meaning, texts in by_meaning.items()
+        if not isinstance(meaning, str) and len(meaning) == 1
+        for _ in range(min(2, texts.total()))
+    ]
     return Classes(
         element,
         tolerance,
@@ -129,7 +137,7 @@ def classify(
         tuple(None if text is None else place[text] for text in stated),
         sum(sizes),
         sizes.count(1),
-        tuple(sorted(meaning[0] for _, meaning in counted if not isinstance(meaning, str) and len(meaning) == 1)),
+        tuple(sorted(numbers)),
     )
 
 
@@ -226,8 +234,13 @@ def populate(series: Sequence[PastSeries], tolerances: Mapping[str, float], voca
 
 
 def _varies_freely(classes: Classes) -> bool:
+    """Whether new values are common, or so many are usual that none of them is."""
     n_stating = classes.n_stating
-    return n_stating >= FEWEST_TO_BE_FREE and classes.n_single > FREE_SHARE * n_stating
+    if n_stating < FEWEST_TO_BE_FREE:
+        return False
+    return classes.n_single > FREE_SHARE * n_stating or (
+        len(classes.sizes) > MOST_VARIANTS and classes.sizes[0] < n_stating / 2
+    )
 
 
 def _groups(keys: Sequence[Key]) -> dict[Key, list[int]]:

@@ -225,7 +225,7 @@ def _name_of(group: int, habit: Habit) -> str:
     population = habit.population
     assert population is not None
     n = len(population.groups[group][1]) - (habit.own is not None and population.group_of[habit.own] == group)
-    return f"{group + 1} of this protocol ({n} series)"
+    return f"{group + 1} of this protocol ({n} other series)"
 
 
 def _finding(
@@ -289,7 +289,7 @@ def _as_variant(variant: int, departing: Sequence[tuple[Usual, str]], habit: Hab
     n = len(population.groups[variant][1]) - (habit.own is not None)
     reference = len(population.groups[reference_of(habit)][1])
     evidence = (
-        f"it is variant {_name_of(variant, habit)} on this scanner{_since(habit)}; the dominant group has {reference}. "
+        f"It is variant {_name_of(variant, habit)} on this scanner{_since(habit)}; the dominant group has {reference}. "
         f"They differ in {_compared(departing)}"
     )
     return _whole(evidence, Severity.NOTE, _laplace(n, habit.n_series))
@@ -300,7 +300,7 @@ def _as_another_protocol(
 ) -> Finding:
     left_out = f"; {len(missing)} elements that they state are missing" if missing else ""
     evidence = (
-        f"it differs in {len(departing)} elements from {_all_of(habit)}: {_compared(departing)}{left_out}. It is "
+        f"It differs in {len(departing)} elements from {_all_of(habit)}: {_compared(departing)}{left_out}. It is "
         "another protocol under this name, or another series' header"
     )
     return _whole(evidence, Severity.WARNING, _laplace(0, habit.n_series))
@@ -308,5 +308,5 @@ def _as_another_protocol(
 
 def _many_left_out(missing: Sequence[Usual], habit: Habit) -> Finding:
     names = _list([usual.element.parameter.title for usual in missing])
-    evidence = f"it states no single value of {names}, as {_all_of(habit)} do"
+    evidence = f"It states no single value of {names}, as {_all_of(habit)} do"
     return _whole(evidence, Severity.NOTE, None)

@@ -192,10 +192,12 @@ def others_range(element: ProtocolElement, text: str | None, habit: Habit) -> tu
     classes = population.classes[element.keyword]
     mine = None if habit.own is None else classes.of[habit.own]
     numbers = classes.numbers
-    if mine is not None and classes.sizes[mine] == 1 and text is not None:
-        meaning = classes.meanings[mine]
-        if numbers and meaning in ((numbers[0],), (numbers[-1],)):
-            numbers = numbers[1:] if meaning == (numbers[0],) else numbers[:-1]
+    if mine is not None and text is not None and len(numbers) > 1:
+        own = meaning_of(element, text, habit.vocabulary)
+        if own == (numbers[0],):
+            numbers = numbers[1:]
+        elif own == (numbers[-1],):
+            numbers = numbers[:-1]
     n_stating = classes.n_stating - (mine is not None)
     if not numbers or n_stating < max(habit.config.min_series, FEWEST_STATING * habit.n_series):
         return None
