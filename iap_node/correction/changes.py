@@ -33,6 +33,7 @@ class Change:
     value: str | None  # as it is to be written, "" for empty; None: the element goes
     replaces: str | None = None  # only where this stands; None: where one value stands, or the one in `found`
     everywhere: bool = False  # whatever stands there
+    only_missing: bool = False  # only where nothing stands
     found: str = ""  # the old value that the finding is about
     reason: str = ""  # which finding, or that a person set it
     who: str = ""
@@ -130,7 +131,10 @@ def _why_left_out(keyword: str) -> str | None:
         )
     if keyword == WHOLE_HEADER:
         return "the finding is against the header as a whole; accept values of single elements"
-    return why_never_written(attribute(keyword))
+    try:
+        return why_never_written(attribute(keyword))
+    except UnusableValue as error:  # a private element
+        return str(error)
 
 
 def _accepted(value: AcceptedValue) -> Change:
@@ -147,6 +151,7 @@ def _accepted(value: AcceptedValue) -> Change:
         keyword=value.keyword,
         value=text,
         everywhere=value.kind is FindingKind.INCONSTANT,
+        only_missing=value.kind is FindingKind.MISSING,
         found=value.found,
         reason=value.reason,
         who=value.who,

@@ -150,9 +150,9 @@ def survey(originals: Iterable[Original], changes: Changes, max_inflated_bytes: 
     for original in originals:
         with _encoded(original, max_inflated_bytes) as instance:
             ds = instance.dataset(tags_of_interest(changes.changes))
-            # one write for each element, place and old value: frames that say the same count once
-            there = {
-                (one.attribute.tag, one.place, meaning(one.old)): one for one in writes(instance, ds, changes.changes)
+            there = {  # frames that say the same count once
+                (one.change.label, one.attribute.tag, one.place, meaning(one.old)): one
+                for one in writes(instance, ds, changes.changes)
             }
             for one in there.values():
                 if one.new is not None:

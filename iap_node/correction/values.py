@@ -6,6 +6,7 @@ representations), 6.4 (multiplicity), 7.1 (data elements).
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from dataclasses import dataclass
@@ -215,12 +216,12 @@ def _encode_text(one: Attribute, text: str, specific_character_set: bytes) -> by
     if text.isascii():
         return text.encode("ascii")
     terms = [term.strip() for term in specific_character_set.decode("ascii", "replace").strip(" \0").split("\\")]
-    try:
-        encoded: bytes = charset.encode_string(text, list(charset.convert_encodings(terms)))
-    except DAMAGE:
-        encoded = b""
+    encoded = b""
+    if terms not in ([""], ["ISO_IR 6"]):  # the default repertoire, PS3.5 6.1.2.1, for which Python's is too rich
+        with contextlib.suppress(*DAMAGE):
+            encoded = charset.encode_string(text, list(charset.convert_encodings(terms)))
     if decode_text(encoded, specific_character_set) != text.strip():
-        named = "\\".join(terms) or "ASCII"
+        named = "\\".join(terms) or "ISO_IR 6"
         raise UnusableValue(
             f"{text[:80]!r} cannot be written into {one.title}: the instances' character set {named} lacks a "
             "character; accept a value without it"

@@ -134,6 +134,8 @@ def applicable(one: Write, old_values: Sequence[str | None]) -> bool:
     change = one.change
     if change.replaces is not None:
         return is_replaced(one)
+    if change.only_missing:
+        return not one.old
     if change.everywhere or len(old_values) <= 1:
         return True
     if change.found and any(_is_found(value, change) for value in old_values):
@@ -179,7 +181,7 @@ def _parts(change: Change, ds: Dataset) -> Iterator[Change]:
                 replaces=change.replaces if old is None else str(old[index]),
             )
     else:
-        yield replace(change, value=_matrix_values(steps, ds))
+        yield change if "\\" in (change.value or "") else replace(change, value=_matrix_values(steps, ds))
 
 
 def _matrix_values(steps: tuple[int, int], ds: Dataset) -> str:
