@@ -190,6 +190,51 @@ def read_series_slices(
     )
 
 
+class SliceStack:
+    """All slices of a series in spatial order, decoded one at a time: for whoever looks through them.
+
+    Parameters
+    ----------
+    files
+        Instances; those that cannot be read are left out, `problems` says why.
+
+    Raises
+    ------
+    OSError
+        A file cannot be opened or read; trying again may help.
+    """
+
+    def __init__(
+        self, files: Sequence[InstanceFile], *, max_pixels_per_slice: int, max_bytes_per_instance: int
+    ) -> None:
+        self._max_bytes = max_bytes_per_instance
+        self._layouts: list[_Layout] = []
+        problems: list[tuple[InstanceFile, str]] = []
+        for file in files:
+            try:
+                self._layouts.append(_read_layout(file, max_pixels_per_slice, max_bytes_per_instance))
+            except (UnreadableInstance, UnreadablePixels) as error:
+                problems.append((file, str(error)))
+        self.problems = tuple(problems)
+        self._candidates = _in_spatial_order(self._layouts)
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+    def slice(self, place: int) -> Slice:
+        """The slice at a place, (rows, columns), stored values; MONOCHROME1 inverted within it.
+
+        Raises
+        ------
+        UnreadablePixels, UnreadableInstance
+            It is damaged.
+        """
+        candidate = self._candidates[place]
+        layout = self._layouts[candidate.instance]
+        values = _cut(_decode_frame(layout, candidate.frame, self._max_bytes), layout, candidate.tile)
+        return np.ascontiguousarray(values.max() - values if layout.monochrome1 else values, dtype=np.float32)
+
+
 def _read_layout(file: InstanceFile, max_pixels_per_slice: int, max_bytes_per_instance: int) -> _Layout:
     """How the pixels of one instance are stored, checked against the limits; nothing is decoded."""
     with open_data_set(file, max_bytes_per_instance + _HEADER_ALLOWANCE) as (stream, transfer_syntax_uid):
