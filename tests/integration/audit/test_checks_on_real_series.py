@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from iap_node.audit.checks import CHECKS, check_series, tags
-from iap_node.dicom.statements import InstanceStatements, read_statements
+from iap_node.dicom.statements import InstanceStatements
 from iap_node.records import Finding
 from tests.integration.audit import corruptions as harm
 
@@ -42,20 +41,6 @@ SUGGESTED = {
     ("uih_umr770_t1_gre_3d_sag_study2", "AcquisitionDuration"): "188.717",
 }
 LEAST_FOUND = 0.9
-
-
-@pytest.fixture(scope="module")
-def corpus(mr_real: Path) -> dict[str, list[InstanceStatements]]:
-    return {
-        folder.name: [read_statements(path) for path in sorted(folder.iterdir())]
-        for folder in sorted(mr_real.iterdir())
-        if folder.is_dir()
-    }
-
-
-@pytest.fixture(scope="module")
-def findings(corpus: dict[str, list[InstanceStatements]]) -> dict[str, tuple[Finding, ...]]:
-    return {folder: check_series(instances) for folder, instances in corpus.items()}
 
 
 def _by_element(findings: tuple[Finding, ...]) -> set[tuple[str, str]]:
