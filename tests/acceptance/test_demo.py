@@ -23,11 +23,14 @@ def test_the_demo_passes_and_writes_what_it_shows(tmp_path: Path) -> None:
     studies = json.loads((tmp_path / "demo" / "result.json").read_text())["studies"]
     assert len(studies) >= 8
     assert all(check["holds"] for study in studies for check in study["checks"])
-    findings = {
+    verdicts = {
         comparison["keyword"]: comparison["verdict"]
         for study in studies
         for comparison in study["comparisons"]
         if comparison["verdict"] in {"contradicts", "missing"}
     }
-    assert {"contradicts", "missing"} <= set(findings.values())
+    assert {"contradicts", "missing"} <= set(verdicts.values())
+    suggested = {finding["element"]: finding["suggested_value"] for study in studies for finding in study["findings"]}
+    assert suggested["MagneticFieldStrength"] == "1.5"
+    assert suggested["RepetitionTime"]
     assert any(study["novel"] for study in studies)

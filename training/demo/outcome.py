@@ -10,16 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iap_node.cli.series_report import VERDICT_STYLE
+from iap_node.cli.output import printable
+from iap_node.cli.series_report import SEVERITY_STYLE, VERDICT_STYLE
 from iap_node.config import NodeConfig
-from iap_node.database import archive, results
+from iap_node.database import archive, findings, results
 from iap_node.database.engine import Database
+from iap_node.database.findings import ArchivedFinding, FindingFilter
 from iap_node.dicom.parameters import BY_KEYWORD
 from iap_node.dicom.part10 import read_instance
-from iap_node.records import HeaderComparison, SeriesState, Verdict
+from iap_node.records import FindingKind, HeaderComparison, SeriesState, Verdict
 from training.demo.studies import DemoStudy
 
-FINDINGS = (Verdict.CONTRADICTS, Verdict.MISSING)
+AGAINST = (Verdict.CONTRADICTS, Verdict.MISSING)
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Outcome:
     novel: bool
     truth: dict[str, str]
     comparisons: tuple[HeaderComparison, ...]
+    findings: tuple[ArchivedFinding, ...]
     destinations: tuple[str, ...]
     why: str
     checks: tuple[Check, ...]
@@ -57,6 +60,7 @@ def outcome_of(database: Database, config: NodeConfig, study: DemoStudy, receive
     with database.reading() as session:
         series = archive.find_series(session, series_uid)
         judgement = results.judgement(session, series.id)
+        found = findings.list_findings(session, FindingFilter(series_id=series.id))
         archived = {one.sop_instance_uid for one in archive.current_instances(session, series.id)}
     assert judgement is not None  # the demo has waited for it
     model = next(
@@ -67,8 +71,9 @@ def outcome_of(database: Database, config: NodeConfig, study: DemoStudy, receive
         Check("every instance is in the archive", archived == set(sent)),
         Check("the series is judged", series.state is SeriesState.JUDGED),
         _novelty_check(judgement.prediction is not None and judgement.prediction.novel, study.expected_novel),
-        _findings_check(judgement.comparisons, study),
-        *_suggestion_checks(judgement.comparisons, study),
+        _verdicts_check(judgement.comparisons, study),
+        _findings_check(found, study),
+        *_suggestion_checks(found, study),
         Check(f"it is routed to {_named(expected_destinations)}", series.destinations == expected_destinations),
         *(
             Check(f"{name} received {'it whole, byte for byte' if name in expected_destinations else 'nothing of it'}",
@@ -82,6 +87,7 @@ def outcome_of(database: Database, config: NodeConfig, study: DemoStudy, receive
         novel=judgement.prediction is not None and judgement.prediction.novel,
         truth={keyword: BY_KEYWORD[keyword].text(value) for keyword, value in study.truth.items()},
         comparisons=judgement.comparisons,
+        findings=tuple(found),
         destinations=series.destinations,
         why=judgement.decision.reason,
         checks=tuple(checks),
@@ -92,21 +98,28 @@ def _novelty_check(novel: bool, expected: bool) -> Check:
     return Check("it is novel: the model abstains" if expected else "the model knows such images", novel == expected)
 
 
-def _findings_check(comparisons: tuple[HeaderComparison, ...], study: DemoStudy) -> Check:
-    found = {one.keyword: one.verdict for one in comparisons if one.verdict in FINDINGS}
-    expected = ", ".join(f"{keyword} {verdict}" for keyword, verdict in study.expected_findings.items())
-    return Check(f"findings: {expected or 'none'}, and no other", found == study.expected_findings)
+def _verdicts_check(comparisons: tuple[HeaderComparison, ...], study: DemoStudy) -> Check:
+    against = {one.keyword: one.verdict for one in comparisons if one.verdict in AGAINST}
+    expected = ", ".join(f"{keyword} {verdict}" for keyword, verdict in study.expected_verdicts.items())
+    return Check(f"by the pixels: {expected or 'no fault'}, and no other", against == study.expected_verdicts)
 
 
-def _suggestion_checks(comparisons: tuple[HeaderComparison, ...], study: DemoStudy) -> list[Check]:
-    """A missing class must be suggested as it was simulated."""
+def _findings_check(found: list[ArchivedFinding], study: DemoStudy) -> Check:
+    """Questions are none: what is known by association accuses nobody, and asks about one right value in a hundred."""
+    elements = {one.element for one in found if one.kind is not FindingKind.QUESTION}
+    expected = " and ".join(study.expected_findings)
+    return Check(f"findings about {expected or 'nothing'}, and nothing else", elements == set(study.expected_findings))
+
+
+def _suggestion_checks(found: list[ArchivedFinding], study: DemoStudy) -> list[Check]:
+    """What the witnesses must know is suggested as it was simulated."""
     checks = []
-    for one in comparisons:
-        if study.expected_findings.get(one.keyword) is Verdict.MISSING:
-            parameter = BY_KEYWORD[one.keyword]
-            truth = study.truth[one.keyword]
-            suggested = parameter.match(truth, [one.suggested_value]) if one.suggested_value else None
-            checks.append(Check(f"{one.keyword} {parameter.text(truth)} is suggested", suggested is not None))
+    for element in (element for element, suggests in study.expected_findings.items() if suggests):
+        parameter = BY_KEYWORD[element]
+        truth = study.truth[element]
+        suggested = {one.suggested_value for one in found if one.element == element and one.suggested_value}
+        held = bool(suggested) and all(parameter.match(truth, [one]) is not None for one in suggested)
+        checks.append(Check(f"{element} {parameter.text(truth)} is suggested", held))
     return checks
 
 
@@ -136,6 +149,11 @@ def show(out: Console, outcome: Outcome) -> None:
             truth = outcome.truth.get(one.keyword, "")
             table.add_row(BY_KEYWORD[one.keyword].title, one.header_value, one.predicted_value, truth, verdict)
         out.print(table)
+    for finding in outcome.findings:
+        line = Text("  ")
+        line.append(finding.severity, style=SEVERITY_STYLE[finding.severity])
+        line.append(f" {finding.element}: {printable(finding.evidence)} -> {printable(finding.conclusion)}")
+        out.print(line)
     out.print(Text(f"  went to: {_named(outcome.destinations)}"))
     out.print(Text(f"  why: {outcome.why}"))
     failed = [check for check in outcome.checks if not check.holds]

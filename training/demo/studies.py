@@ -29,7 +29,8 @@ class DemoStudy:
     title: str
     files: tuple[Path, ...]
     truth: dict[str, str | float]  # how it was simulated; empty for what is not breast MR
-    expected_findings: dict[str, Verdict]  # every other parameter must have no finding
+    expected_verdicts: dict[str, Verdict]  # by the pixels; every other parameter contradicts nothing and is there
+    expected_findings: dict[str, bool]  # elements that must have one, and whether it must suggest the true value
     expected_domain: str | None  # None: the default route
     expected_novel: bool = False
 
@@ -42,11 +43,12 @@ class _Plan:
     field_t: float
     domain: str | None
     header_changes: dict[str, str | float | None]  # DICOM keyword to value; None takes the element away
-    findings: dict[str, Verdict]
+    verdicts: dict[str, Verdict]
+    findings: dict[str, bool]
 
 
 PLANS = (
-    _Plan("GE Signa HDxt, as it should be", "GE MEDICAL SYSTEMS", "Signa HDxt", 1.5, GE_DOMAIN, {}, {}),
+    _Plan("GE Signa HDxt, as it should be", "GE MEDICAL SYSTEMS", "Signa HDxt", 1.5, GE_DOMAIN, {}, {}, {}),
     _Plan(
         "GE Signa HDxt, Manufacturer missing",
         "GE MEDICAL SYSTEMS",
@@ -55,8 +57,9 @@ PLANS = (
         GE_DOMAIN,
         {"Manufacturer": None},
         {"Manufacturer": Verdict.MISSING},
+        {"Manufacturer": True},
     ),
-    _Plan("GE Optima MR450w, as it should be", "GE MEDICAL SYSTEMS", "Optima MR450w", 1.5, GE_DOMAIN, {}, {}),
+    _Plan("GE Optima MR450w, as it should be", "GE MEDICAL SYSTEMS", "Optima MR450w", 1.5, GE_DOMAIN, {}, {}, {}),
     _Plan(
         "GE Optima MR450w, Repetition Time ten times too long",
         "GE MEDICAL SYSTEMS",
@@ -65,8 +68,9 @@ PLANS = (
         GE_DOMAIN,
         {"RepetitionTime": 51.0},
         {"RepetitionTime": Verdict.CONTRADICTS},
+        {"RepetitionTime": False},
     ),
-    _Plan("Siemens Skyra, as it should be", "SIEMENS", "Skyra", 3.0, SIEMENS_DOMAIN, {}, {}),
+    _Plan("Siemens Skyra, as it should be", "SIEMENS", "Skyra", 3.0, SIEMENS_DOMAIN, {}, {}, {}),
     _Plan(
         "Siemens Skyra whose header says GE",
         "SIEMENS",
@@ -75,8 +79,9 @@ PLANS = (
         SIEMENS_DOMAIN,
         {"Manufacturer": "GE MEDICAL SYSTEMS"},
         {"Manufacturer": Verdict.CONTRADICTS},
+        {"Manufacturer": True, "ManufacturerModelName": False},
     ),
-    _Plan("Siemens Avanto, as it should be: no model wants it", "SIEMENS", "Avanto", 1.5, None, {}, {}),
+    _Plan("Siemens Avanto, as it should be: no model wants it", "SIEMENS", "Avanto", 1.5, None, {}, {}, {}),
     _Plan(
         "Siemens Avanto, Magnetic Field Strength missing",
         "SIEMENS",
@@ -85,6 +90,7 @@ PLANS = (
         None,
         {"MagneticFieldStrength": None},
         {"MagneticFieldStrength": Verdict.MISSING},
+        {"MagneticFieldStrength": True},
     ),
 )
 
@@ -102,11 +108,11 @@ def make_studies(folder: Path, seed: int) -> Iterator[DemoStudy]:
         series = simulate_series(rng, SLICES, protocol=protocol, slice_positions="even")
         study = make_study(rng, number + 1)
         files = write_series(series, folder / f"{number:02d}", rng=rng, study=study, overrides=plan.header_changes)
-        yield DemoStudy(plan.title, tuple(files), series.labels, plan.findings, plan.domain)
+        yield DemoStudy(plan.title, tuple(files), series.labels, plan.verdicts, plan.findings, plan.domain)
     rng = np.random.default_rng([seed, len(PLANS)])
     head = simulate_head_series(rng, SLICES)
     files = write_series(head, folder / f"{len(PLANS):02d}", rng=rng, study=make_study(rng, count()))
-    yield DemoStudy("A head: not what the model knows", tuple(files), {}, {}, None, expected_novel=True)
+    yield DemoStudy("A head: not what the model knows", tuple(files), {}, {}, {}, None, expected_novel=True)
 
 
 def _protocol_of(plan: _Plan, rng: np.random.Generator) -> Protocol:
