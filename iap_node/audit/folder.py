@@ -27,7 +27,7 @@ from iap_node.audit.vocabulary import Vocabulary, load_vocabulary
 from iap_node.dicom.part10 import read_instance_header
 from iap_node.dicom.statements import InstanceStatements, read_statements
 from iap_node.errors import UnreadableInstance
-from iap_node.records import Finding, InstanceHeader, PastSeries, StatedProtocol
+from iap_node.records import Finding, InstanceHeader, PastSeries, StatedProtocol, Testimony
 
 if TYPE_CHECKING:  # the processes that read files need no configuration, and no pixels
     from iap_node.audit.pixels_at_rest import PixelJudgement
@@ -75,6 +75,8 @@ class AuditedSeries:
     group: int | None = None  # rank of its parameter group; None: nobody can tell which series are meant to be alike
     files: tuple[Path, ...] = ()  # its instances, damaged ones included
     pixels: PixelJudgement | None = None  # None: nobody looked at them
+    # What the habit says of an element (DICOM keyword); None: nobody can tell what is usual.
+    habit: Callable[[str], Testimony | None] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def series_key(self) -> str:
@@ -174,7 +176,9 @@ def _compared(
         place = told.get(one.series_key)
         if place is not None:
             findings = one.findings + habits.findings[place]
-            one = dataclasses.replace(one, findings=findings, group=habits.groups[place])
+            one = dataclasses.replace(
+                one, findings=findings, group=habits.groups[place], habit=habits.testimonies[place]
+            )
         series.append(one)
     return tuple(series), habits.protocols
 

@@ -7,14 +7,15 @@ with, so that it cannot speak for itself; the population is made once per scanne
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iap_node.audit.groups import ProtocolGroups, by_protocol, by_software, describe, populate
-from iap_node.audit.habit import Habit, deviations, software_finding, study_findings
+from iap_node.audit.habit import Habit, deviations, habit_testimony, software_finding, study_findings
 from iap_node.audit.vocabulary import DeviceSpelling, Vocabulary, learn_vocabulary
-from iap_node.records import Finding, PastSeries, StatedProtocol
+from iap_node.records import Finding, PastSeries, StatedProtocol, Testimony
 
 if TYPE_CHECKING:  # whoever reads files at rest in processes of its own needs no configuration there
     from iap_node.config import HabitConfig
@@ -25,6 +26,7 @@ class FolderHabits:
     """What the series of a folder have against each other, in the order of the series given."""
 
     findings: tuple[tuple[Finding, ...], ...]
+    testimonies: tuple[Callable[[str], Testimony | None] | None, ...]  # what each series' habit says of an element
     groups: tuple[int | None, ...]  # rank of each series' parameter group; None: it is of no protocol
     protocols: tuple[ProtocolGroups, ...]  # those with the most series first
 
@@ -36,6 +38,7 @@ def compare_series(series: Sequence[PastSeries], config: HabitConfig, pinned: Vo
     series = [replace(one, protocol=_in_words_of(vocabulary, one.protocol)) for one in series]
     places = {one.series: place for place, one in enumerate(series)}
     findings: list[list[Finding]] = [[] for _ in series]
+    testimonies: list[Callable[[str], Testimony | None] | None] = [None] * len(series)
     groups: list[int | None] = [None] * len(series)
     protocols: list[ProtocolGroups] = []
     for alike in by_protocol(series).values():
@@ -45,7 +48,9 @@ def compare_series(series: Sequence[PastSeries], config: HabitConfig, pinned: Vo
             for own, one in enumerate(same):
                 place = places[one.series]
                 groups[place] = population.group_of[own] + 1
-                findings[place] += deviations(one.protocol, Habit(population, own, config, vocabulary))
+                habit = Habit(population, own, config, vocabulary)
+                testimonies[place] = partial(habit_testimony, own=one.protocol, habit=habit)
+                findings[place] += deviations(one.protocol, habit)
         for one, finding in _software_changes(alike, config, vocabulary):
             findings[places[one.series]].append(finding)
     studies: defaultdict[str, list[int]] = defaultdict(list)
@@ -56,7 +61,7 @@ def compare_series(series: Sequence[PastSeries], config: HabitConfig, pinned: Vo
         for place, of_study in zip(members, found, strict=True):
             findings[place] += of_study
     protocols.sort(key=lambda one: (-one.n_series, one.protocol, one.software_versions))
-    return FolderHabits(tuple(map(tuple, findings)), tuple(groups), tuple(protocols))
+    return FolderHabits(tuple(map(tuple, findings)), tuple(testimonies), tuple(groups), tuple(protocols))
 
 
 def spellings(stated: Iterable[StatedProtocol]) -> list[DeviceSpelling]:

@@ -48,6 +48,7 @@ def audit(
     writes audit.html, audit.csv, audit.json and audit.groups.csv, the protocols with their variants.
     """
     from iap_node.audit.folder import audit_files
+    from iap_node.audit.folder_witnesses import heard
     from iap_node.audit.reports import files
     from iap_node.audit.reports import folder as report
     from iap_node.dicom.folder import list_files
@@ -68,6 +69,7 @@ def audit(
             )
             if pixels or model is not None:
                 found = _judge_pixels(found, model, config, progress)
+            found = heard(found)
         at = datetime.now(UTC)
         if out is not None:
             forms = {**files.forms(report, found, at), "groups.csv": report.groups_as_csv(found)}
@@ -86,7 +88,7 @@ def audit(
 
 def _judge_pixels(found: FolderAudit, model: str | None, config: NodeConfig, progress: Progress) -> FolderAudit:
     """The audit with the pixels heard; here, and nowhere before, torch is loaded."""
-    from iap_node.audit.folder_pixels import with_pixels
+    from iap_node.audit.folder_witnesses import with_pixels
     from iap_node.inference.package import load_package, package_folder
     from iap_node.inference.predictor import Predictor
 

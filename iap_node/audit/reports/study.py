@@ -54,6 +54,7 @@ def as_html(study: ReportedStudy, at: datetime) -> str:
         unlike=[one for one in differing if one.of_the_study],
         protocol=[one for one in differing if not one.of_the_study],
         most_values=MOST_VALUES,
+        labels=labels(study),
         entries=lambda series: [(one.finding, one) for one in series.standing],
         explanation=findings.explanation,
     )
@@ -89,7 +90,8 @@ def as_json(study: ReportedStudy, at: datetime) -> str:
 
 def differences(study: ReportedStudy) -> list[Difference]:
     """What the series do not state alike; what should be alike first."""
-    stated = {_label(series): _stated(series) for series in study.series}
+    named = labels(study)
+    stated = {named[series.id]: _stated(series) for series in study.series}
     elements = dict.fromkeys([*_OF_THE_STUDY, *sorted({keyword for values in stated.values() for keyword in values})])
     found = []
     for element in elements:
@@ -114,7 +116,12 @@ def _stated(series: ReportedSeries) -> dict[str, str]:
     return {keyword: str(value) for keyword, value in {**series.stated, **of_the_row}.items() if value}
 
 
-def _label(series: ReportedSeries) -> str:
-    """A series as the tables of the page name it; never the same for two."""
-    number = "" if series.series_number is None else f"{series.series_number} "
-    return f"{number}...{series.series_instance_uid[-8:]} #{series.id}"
+def labels(study: ReportedStudy) -> dict[int, str]:
+    """How the page names each series: by its number, and by that of its row where two have the same or one has none."""
+    times = Counter(series.series_number for series in study.series)
+    return {
+        series.id: str(series.series_number)
+        if series.series_number is not None and times[series.series_number] == 1
+        else f"{'' if series.series_number is None else series.series_number}#{series.id}"
+        for series in study.series
+    }

@@ -1,15 +1,18 @@
-"""The pixels of a folder's series as a further witness: each series read, predicted and held against its headers.
+"""The other witnesses about a folder's series: the pixels, and then all of them about each finding.
 
-Called by `iap-node audit --pixels` after the headers, with a predictor that the command loads.
+Called by `iap-node audit` after the headers; the predictor is the command's to load. What the habit says is known from
+the other series of the folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 from iap_node.audit.folder import AuditedSeries, FolderAudit, UnreadFile
 from iap_node.audit.pixels_at_rest import Predictor, judge_pixels
+from iap_node.audit.witnesses import hear
 from iap_node.config import AuditConfig, InferenceConfig
 
 
@@ -37,7 +40,22 @@ def with_pixels(
             series.append(dataclasses.replace(one, pixels=judgement, findings=one.findings + judgement.findings))
         except OSError as error:
             series.append(one)
-            path = one.files[0] if error.filename is None else type(one.files[0])(error.filename)
+            path = Path(error.filename) if error.filename else one.folders[0]
             unread.append(UnreadFile(path, error.strerror or type(error).__name__))
         judged()
     return dataclasses.replace(audit, series=tuple(series), unread=tuple(unread))
+
+
+def heard(audit: FolderAudit) -> FolderAudit:
+    """The same audit, each finding with the testimonies of all witnesses and what follows from them."""
+    series = []
+    for one in audit.series:
+        pixels = one.pixels
+        findings = hear(
+            one.findings,
+            comparisons=() if pixels is None else pixels.comparisons,
+            prediction=None if pixels is None else pixels.prediction,
+            habit=one.habit or (lambda element: None),
+        )
+        series.append(dataclasses.replace(one, findings=findings))
+    return dataclasses.replace(audit, series=tuple(series))
