@@ -134,7 +134,8 @@ def _swap_rows(evaluation: Evaluation) -> Iterable[str]:
             ("whole header, as a finding", one.alpha, one.found_against),
             ("any value", one.alpha, one.any_value),
             ("any value", strict, one.any_value_strict),
-            (f"whole header, where no value is outside its set at {strict:g}", one.alpha, one.whole_unsuspected),
+            (f"whole header, where no value is outside its set at {one.alpha:g}", one.alpha, one.whole_unsuspected),
+            (f"whole header, where no value is outside its set at {strict:g}", one.alpha, one.whole_unsuspected_strict),
         )
         for what, alpha, shares in rows:
             cells = " | ".join("" if share is None else f"{share:.3f}" for share in shares)

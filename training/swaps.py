@@ -44,8 +44,8 @@ class SwapFigures:
         By at least one value outside its conformal set at the same alpha, which alarms once per parameter.
     any_value_strict
         The same at a tenth of alpha: about as many false alarms as the header as a whole.
-    whole_unsuspected
-        By the header as a whole, of those headers only that have no value outside its set at a tenth of alpha.
+    whole_unsuspected, whole_unsuspected_strict
+        The same, of those headers only that have no value outside its set at alpha, or at a tenth of it.
     """
 
     alpha: float
@@ -55,6 +55,7 @@ class SwapFigures:
     any_value: Shares
     any_value_strict: Shares
     whole_unsuspected: Shares
+    whole_unsuspected_strict: Shares
 
 
 class _Judged(NamedTuple):
@@ -84,8 +85,16 @@ def swapped_headers(package: ModelPackage, split: SplitOutputs, seed: int = 0) -
                 if other is not None:
                     kind.append(judge(answers[0], answers[1], headers[other], len(outputs)))
         shares = {name: _shares([[getattr(one, name) for one in kind] for kind in judged]) for name in _Judged._fields}
-        unsuspected = [[one.whole for one in kind if not one.any_value_strict] for kind in judged]
-        figures.append(SwapFigures(alpha=alpha, whole_unsuspected=_shares(unsuspected), **shares))
+        figures.append(
+            SwapFigures(
+                alpha=alpha,
+                whole_unsuspected=_shares([[one.whole for one in kind if not one.any_value] for kind in judged]),
+                whole_unsuspected_strict=_shares(
+                    [[one.whole for one in kind if not one.any_value_strict] for kind in judged]
+                ),
+                **shares,
+            )
+        )
     return tuple(figures)
 
 

@@ -5,8 +5,8 @@ doubts. What is inferred by association may ask, never accuse. Called by the wor
 functions.
 
 One fault is one alarm. The whole header is found against (`pixels-joint`) only where that adds something to the single
-values: when the values that are contradicted are left aside and the rest still does not fit, or when at least
-`MANY_VALUES` of them are contradicted, which looks like another series' header and not like so many mistakes. The
+values: when several are contradicted, which looks like another series' header rather than like several mistakes (a
+manufacturer with its model is one), or when the rest does not fit either with the contradicted value left aside. The
 single values then stand as its details, as notes: each still has the value that the pixels suggest.
 
 Nothing here is an error, only a warning: a right header is contradicted at a rate of about alpha, whatever the element.
@@ -47,8 +47,8 @@ QUESTION = "pixels-question"
 JOINT = "pixels-joint"
 WHOLE_HEADER = "SeriesInstanceUID"  # the element of what is found against a header as a whole
 
-MANY_VALUES = 3  # contradicted: a manufacturer with its model is two and one mistake
 RAW_TEXT_LIMIT = 256  # characters of a raw value in a finding
+_ONE_MISTAKE = frozenset({"Manufacturer", "ManufacturerModelName"})  # what one wrong entry makes wrong
 _NAMED = 4  # values that the evidence of the whole header lists
 _NOT_WRITABLE = {CONTRAST_ABSENT, CONTRAST_NOT_NAMED}  # classes of the model that stand for no text
 
@@ -240,7 +240,7 @@ def _whole_header(
 
 def _adds_something(fit: HeaderFit, contradicted: set[str], alpha: float) -> bool:
     """Whether the doubt about the header as a whole is more than that about the values which are contradicted."""
-    if len(contradicted) >= MANY_VALUES:
+    if len(contradicted - _ONE_MISTAKE) + bool(contradicted & _ONE_MISTAKE) > 1:
         return True
     places = [place for place, term in enumerate(fit.terms) if term.keyword in contradicted]
     if not places:
