@@ -23,6 +23,7 @@ from iap_node.cli import (
     export,
     findings,
     protocols,
+    pull,
     quarantine,
     queue,
     report,
@@ -63,6 +64,7 @@ protocols.add_to(app)
 correct.add_to(app)
 report.add_to(app)
 export.add_to(app)
+pull.add_to(app)
 queue.add_to(app)
 quarantine.add_to(app)
 upkeep.add_to(app)

@@ -62,6 +62,8 @@ def serve(config_path: Path = CONFIG) -> None:
     log.info("node starts", ae_title=config.listener.ae_title, bind=config.listener.bind, port=config.listener.port)
     arguments = ("--config", str(config_path.resolve()))
     names = (*ROLES, "web") if config.web.enabled else ROLES
+    if any(source.schedule is not None for source in config.sources.values()):
+        names = (*names, "pull-schedule")
     supervisor = Supervisor([Role(name, (name, *arguments)) for name in names], _stop_timeout_s(config) + 2.0)
     try:
         supervisor.run(stop)
@@ -78,7 +80,7 @@ def listen(
 ) -> None:
     """Receive instances and answer their senders: SCP of C-STORE, C-ECHO, C-FIND and storage commitment."""
     number, *handles = shared_port
-    config, database, stop = _start_role(f"listen-{number}" if number else "listen", config_path, supervised)
+    config, database, stop = start_role(f"listen-{number}" if number else "listen", config_path, supervised)
     from iap_node.listener.address import noted_port
     from iap_node.listener.shared_port import SharedPort
 
@@ -195,7 +197,7 @@ def _intake(config: NodeConfig, database: Database, spool: Spool) -> Intake:
 
 def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Judge complete series: pixels to prediction, header comparison and route."""
-    config, database, stop = _start_role("infer", config_path, supervised)
+    config, database, stop = start_role("infer", config_path, supervised)
     from iap_node.database import models
     from iap_node.inference.package import load_package, package_folder
     from iap_node.inference.predictor import Predictor
@@ -217,7 +219,7 @@ def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
 def deliver(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Send routed series to their destinations."""
-    config, database, stop = _start_role("deliver", config_path, supervised)
+    config, database, stop = start_role("deliver", config_path, supervised)
     from iap_node.spool import Spool
     from iap_node.worker.deliver import DeliverHandler
     from iap_node.worker.loop import run_worker
@@ -229,7 +231,7 @@ def deliver(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
 def schedule(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Run what runs by the clock: completes series whose quiet period is over, lets old bytes go (`retention`)."""
-    config, database, stop = _start_role("schedule", config_path, supervised)
+    config, database, stop = start_role("schedule", config_path, supervised)
     from iap_node.scheduler import run_scheduler
 
     run_scheduler(config, database, stop)
@@ -238,7 +240,7 @@ def schedule(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
 def web(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Serve the console and the API."""
-    config, database, stop = _start_role("web", config_path, supervised)
+    config, database, stop = start_role("web", config_path, supervised)
     from iap_node.listener.address import WEB_FILE_NAME, noted_port
     from iap_node.web.app import create_app
     from iap_node.web.node import WebNode
@@ -253,7 +255,8 @@ def web(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     database.dispose()
 
 
-def _start_role(role: str, config_path: Path, supervised: bool) -> tuple[NodeConfig, Database, threading.Event]:
+def start_role(role: str, config_path: Path, supervised: bool) -> tuple[NodeConfig, Database, threading.Event]:
+    """Configuration, database and what is set when the role is to stop, as every role begins."""
     stop = _stop_on_signals()
     if supervised:
         watch_supervisor(stop)

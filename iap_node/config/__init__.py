@@ -144,9 +144,8 @@ class PullScheduleConfig(Section):
 
     @field_validator("cron")
     @classmethod
-    def _five_fields(cls, value: str) -> str:
-        if len(value.split()) != 5:
-            raise ValueError(f"{value!r} is no schedule: minute hour day month weekday, for example '0 2 * * *'")
+    def _line_of_a_crontab(cls, value: str) -> str:
+        crontab(value)
         return value
 
 

@@ -138,6 +138,7 @@ def test_no_broad_except_outside_the_edges() -> None:
         "iap_node/listener/receiver.py",
         "iap_node/listener/registrar.py",
         "iap_node/listener/reporter.py",
+        "iap_node/pull/retrieve.py",
         "iap_node/spool/write_behind.py",
         "iap_node/worker/loop.py",
     }
