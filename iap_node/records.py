@@ -280,6 +280,7 @@ class RoutingEvidence:
     stated: tuple[tuple[str, str], ...] | None = None  # `StatedProtocol.values`: elements beyond the parameters
     facts: SeriesFacts | None = None
     findings: tuple[FoundFact, ...] | None = None
+    unheard: tuple[str, ...] = ()  # texts of `Witness`: who could not look at everything, whose silence says nothing
 
 
 class ConditionSource(StrEnum):
@@ -368,6 +369,7 @@ class RouteDecision:
     shadow_models: tuple[str, ...] = ()
     shadow_destinations: tuple[str, ...] = ()  # sent too, and marked; none of `destinations`
     held: str = ""  # why nothing is sent until a person releases it; "": it is not held
+    unheard: tuple[str, ...] = ()  # witnesses that could not look at everything, as `RoutingEvidence` had them
 
 
 # ---------------------------------------------------------------- delivery

@@ -51,6 +51,7 @@ class PastDecision:
     held: str
     reason: str
     rules_version: str
+    unheard: tuple[str, ...] = ()  # witnesses that could not look at everything
     domain_truths: tuple[tuple[str, str], ...] = ()  # domain, text of its `Truth`; only where asked for
 
 
@@ -112,6 +113,7 @@ def with_evidence(database: Database, since: datetime, wanted: Wanted) -> Iterat
         stated = _stated(session, ids) if wanted.stated else {}
         for row in rows:
             series: SeriesRow = row[0]
+            decision = _decision(row[7:])
             evidence = RoutingEvidence(
                 prediction=None if row[6] is None else _prediction(row[6], wanted.parameters),
                 not_analysed_reason=row[5] or "",
@@ -119,13 +121,14 @@ def with_evidence(database: Database, since: datetime, wanted: Wanted) -> Iterat
                 stated=stated.get(series.id),
                 facts=facts_of(series, row[1], n_instances.get(series.id, 0)),
                 findings=tuple(findings.get(series.id, ())) if wanted.findings else None,
+                unheard=decision.unheard,
             )
             yield DecidedSeries(
                 series.id,
                 series.series_instance_uid,
                 series.series_description,
                 row[3],
-                _decision(row[7:]),
+                decision,
                 evidence,
             )
 
@@ -181,14 +184,14 @@ def _newest() -> Any:
 
 def _decision_columns() -> tuple[Any, ...]:
     """Columns of `_decision`; picked out by the database, since traces are long."""
-    keys = ("by", "destinations", "shadow_models", "shadow_destinations")
+    keys = ("by", "destinations", "shadow_models", "shadow_destinations", "unheard")
     picked = [RouteDecisionRow.payload[key] for key in keys]
     held = RouteDecisionRow.payload["held"].as_string()
     return (RouteDecisionRow.domain, *picked, held, RouteDecisionRow.reason, RouteDecisionRow.rules_version)
 
 
 def _decision(columns: Sequence[Any], truths: tuple[tuple[str, str], ...] = ()) -> PastDecision:
-    domain, by, destinations, shadow_models, shadow_destinations, held, reason, version = columns
+    domain, by, destinations, shadow_models, shadow_destinations, unheard, held, reason, version = columns
     return PastDecision(
         domain,
         tuple(by or ()),
@@ -198,6 +201,7 @@ def _decision(columns: Sequence[Any], truths: tuple[tuple[str, str], ...] = ()) 
         held or "",
         reason,
         version,
+        tuple(unheard or ()),
         truths,
     )
 

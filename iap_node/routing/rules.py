@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from iap_node.config.routing import (
@@ -168,6 +168,7 @@ class Rules:
             shadow_models=tuple(route.name for route in course.shadows if route.kind is RouteKind.MODEL),
             shadow_destinations=tuple(name for name in shadow if name not in destinations),
             held=held,
+            unheard=evidence.unheard,
         )
 
     def _reason(
@@ -220,7 +221,7 @@ def decide(
     """
     known = evidence or RoutingEvidence()
     return Rules(config).decide(
-        RoutingEvidence(prediction, reason, known.header, known.stated, known.facts, known.findings)
+        replace(known, prediction=prediction, not_analysed_reason=reason)
     )
 
 

@@ -26,7 +26,7 @@ from iap_node.dicom.parameters import (
     canonical_number,
     canonical_text,
 )
-from iap_node.records import FoundFact, RoutingEvidence, Truth
+from iap_node.records import FoundFact, RoutingEvidence, Truth, Witness
 from iap_node.routing.logic import truth_of
 
 MOST_CHARACTERS = 120  # of a header's value in a trace
@@ -129,14 +129,32 @@ class StatedTests:
 
 
 def finding_truth(condition: FindingConditionConfig, evidence: RoutingEvidence) -> Stated:
-    """Whether the audit found what the condition asks for."""
+    """Whether the audit found what the condition asks for; unknown where a witness who might have was not heard."""
     if evidence.findings is None:
         return Stated(Truth.UNKNOWN, "the audit did not look")
     found = [finding for finding in evidence.findings if _is_asked_for(condition, finding)]
+    silent = [witness for witness in _unheard(evidence) if _might_raise(condition, witness)]
+    if not found and silent:
+        return Stated(Truth.UNKNOWN, f"none, but not heard: {', '.join(silent)}")
     if not found:
         return Stated(Truth.FALSE, "none")
     counted = Counter(f"{item.check} of {item.element} ({item.severity}, {item.state})" for item in found)
     return Stated(Truth.TRUE, _shown(", ".join(counted)))
+
+
+def _unheard(evidence: RoutingEvidence) -> list[str]:
+    pixels_spoke = evidence.prediction is not None and not evidence.prediction.novel
+    return [one for one in Witness if one in evidence.unheard or (one is Witness.PIXELS and not pixels_spoke)]
+
+
+def _might_raise(condition: FindingConditionConfig, witness: str) -> bool:
+    if condition.raised_by is not None and witness not in condition.raised_by:
+        return False
+    if condition.finding == "any":
+        return True
+    # checks of pixels and habit begin with the witness's name; all others are the standard's
+    named = next((one for one in Witness if condition.finding.startswith(f"{one}-")), Witness.STANDARD)
+    return named == witness
 
 
 def _is_asked_for(condition: FindingConditionConfig, finding: FoundFact) -> bool:

@@ -137,7 +137,7 @@ class InferHandler:
         with self._database.reading() as session:
             to_be = routes.findings_to_be(session, job.series_id, heard.findings, unheard)
         evidence = RoutingEvidence(
-            answer.prediction, answer.reason or "", header, heard.protocol.values, facts, to_be
+            answer.prediction, answer.reason or "", header, heard.protocol.values, facts, to_be, unheard
         )
         decision = self._rules.current().decide(evidence)
         now = datetime.now(UTC)

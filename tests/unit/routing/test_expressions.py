@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -194,7 +195,10 @@ STATED = RoutingEvidence(
         ({"series": "SeriesNumber", "equals": 3}, Truth.UNKNOWN),
         ({"finding": "any"}, Truth.TRUE),
         ({"finding": "pixels-contradict", "element": ["FlipAngle", "EchoTime"]}, Truth.TRUE),
-        ({"finding": "pixels-contradict", "severity": "error"}, Truth.FALSE),
+        ({"finding": "pixels-contradict", "severity": "error"}, Truth.UNKNOWN),  # there were no pixels to ask
+        ({"finding": "any", "severity": "error"}, Truth.UNKNOWN),
+        ({"finding": "habit-study"}, Truth.FALSE),
+        ({"finding": "echo-time-below-repetition-time"}, Truth.FALSE),
         ({"finding": "any", "raised_by": ["habit", "standard"]}, Truth.FALSE),  # the dismissed one does not count
         ({"finding": "any", "state": "dismissed"}, Truth.TRUE),
         ({"parameter": "Manufacturer", "missing": True}, Truth.TRUE),  # no pixels at all
@@ -217,6 +221,13 @@ def test_a_missing_value_is_unknown_and_never_false_whatever_is_asked() -> None:
         {"parameter": "EchoTime", "between": [0, 99]},
     ):
         assert judge(content, nothing).truth is Truth.UNKNOWN, content
+
+
+def test_a_witness_that_could_not_look_leaves_what_it_might_have_found_unknown() -> None:
+    damaged = replace(STATED, unheard=("standard",))
+    judged, trace = Expression(term({"finding": "echo-time-below-repetition-time"})).judge(damaged, 0.8)
+    assert (judged.truth, trace.observed) == (Truth.UNKNOWN, "none, but not heard: standard")
+    assert judge({"finding": "habit-study"}, damaged).truth is Truth.FALSE
 
 
 def test_a_long_header_value_is_cut_off_in_the_trace() -> None:
