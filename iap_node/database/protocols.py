@@ -109,7 +109,8 @@ def device_spellings(session: Session) -> list[tuple[str, str, str, int]]:
     """Manufacturer, model and serial number as written, and in how many series: what `learn_vocabulary` learns from."""
     columns = (SeriesRow.manufacturer, SeriesRow.manufacturer_model_name, SeriesRow.device_serial_number)
     query = select(*columns, func.count()).group_by(*columns).order_by(func.count().desc(), *columns)
-    return [(*row,) for row in session.execute(query.limit(MOST_SPELLINGS)).tuples()]
+    found = session.execute(query.limit(MOST_SPELLINGS))
+    return [(manufacturer, model, serial_number, n) for manufacturer, model, serial_number, n in found]
 
 
 def scan_options(session: Session) -> list[tuple[str, int]]:
@@ -120,7 +121,7 @@ def scan_options(session: Session) -> list[tuple[str, int]]:
     options = newest.limit(NEWEST_OPTIONS).subquery().c.options
     query = select(options, func.count()).where(options.is_not(None)).group_by(options)
     query = query.order_by(func.count().desc(), options).limit(MOST_SPELLINGS)
-    return [(*row,) for row in session.execute(query).tuples()]
+    return [(text, n) for text, n in session.execute(query)]
 
 
 def _rows() -> Select[*tuple[object, ...]]:
