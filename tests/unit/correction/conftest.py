@@ -79,7 +79,8 @@ def write(tmp_path: Path) -> Callable[..., Original]:
             else:
                 setattr(ds, keyword, value)
         ds.file_meta = FileMetaDataset()
-        ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
         ds.file_meta.TransferSyntaxUID = uid
         path = tmp_path / f"original-{number}.dcm"
         dcmwrite(path, ds, enforce_file_format=True)

@@ -1,4 +1,4 @@
-"""Copies of instances in every transfer syntax: what changes, what stays to the byte, and what they say of themselves."""
+"""Copies of instances in every transfer syntax: what changes, what stays to the byte, what they say of themselves."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_whole_copies_only_and_the_next_run_goes_on(
         flush(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RetriableError, match="the disk of .* is full"):
+    with pytest.raises(RetriableError, match=r"the disk of .* is full"):
         list(write_copies(copies.instances, folder))
     there = names(folder)
     assert there == {f"{copies.instances[index].sop_instance_uid}.dcm" for index in range(len(there))}

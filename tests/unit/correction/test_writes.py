@@ -89,7 +89,8 @@ def test_the_top_level_of_an_enhanced_image_takes_what_belongs_there(write: Writ
     original = write(**elements | {"RepetitionTime": "2.5"})  # against the standard, but seen
     ds = copies_of([original], "MagneticFieldStrength=3", "RepetitionTime=2500").read()
     assert ds.MagneticFieldStrength == 3
-    assert ds.RepetitionTime == ds.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence[0].RepetitionTime
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    assert ds.RepetitionTime == shared.MRTimingAndRelatedParametersSequence[0].RepetitionTime == 2500
 
 
 def test_what_a_legacy_converted_image_keeps_in_its_classic_form_is_corrected_there(
@@ -139,7 +140,7 @@ def test_a_value_that_varies_is_not_overwritten_unless_told_which(write: Write, 
 def test_frames_that_vary_are_not_overwritten_either(write: Write, copies_of: CopiesOf) -> None:
     frames = [item(MREchoSequence=timing(EffectiveEchoTime=time)) for time in (20.0, 80.0)]
     original = write(**enhanced(item(), *frames))
-    with pytest.raises(PermanentError, match="Effective Echo Time .* has 2 values"):
+    with pytest.raises(PermanentError, match=r"Effective Echo Time .* has 2 values"):
         copies_of([original], "EchoTime=2.5")
     ds = copies_of([original], "EchoTime[80]=90").read()
     assert [one.MREchoSequence[0].EffectiveEchoTime for one in ds.PerFrameFunctionalGroupsSequence] == [20.0, 90.0]
@@ -151,7 +152,7 @@ def test_an_accepted_value_replaces_what_its_finding_is_about(write: Write, copi
     assert [copies.read(index).RepetitionTime for index in range(3)] == [2500, 2500, 2500]
     changed = [group for group in copies.plan.survey.groups if group.writes]
     assert [group.sop_instance_uids for group in changed] == [(sop_instance_uid(2),)]
-    with pytest.raises(PermanentError, match="finding 1 .* does not say which is wrong"):
+    with pytest.raises(PermanentError, match=r"finding 1 .* does not say which is wrong"):
         copies_of(originals, accepted=[accepted("RepetitionTime", "2500", found="99")])
 
 
