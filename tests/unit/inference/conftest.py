@@ -10,6 +10,7 @@ import torch
 from iap_node.inference import novelty
 from iap_node.inference.calibration import Calibration, HeadCalibration
 from iap_node.inference.heads import Head, n_outputs
+from iap_node.inference.joint import HeaderReference
 from iap_node.inference.network import ResNet18
 from iap_node.inference.novelty import View
 from iap_node.inference.package import (
@@ -70,7 +71,8 @@ def write_tiny_package() -> Callable[..., Path]:
             weights=FileReference("", ""),
         )
         weights = {name: value.numpy() for name, value in network.state_dict().items()}
-        write_package(folder, manifest, weights, views)
+        header = HeaderReference(np.array([1.0, 0.0, 0.5]), ((1, rng.exponential(size=(199, 3))),))
+        write_package(folder, manifest, weights, views, header)
         return folder
 
     return write

@@ -15,6 +15,9 @@ from iap_node.errors import ModelPackageError
 from iap_node.inference.novelty import View
 from iap_node.inference.package import load_package, package_folder, write_package
 from iap_node.inference.predictor import Predictor
+from iap_node.records import HeaderValue, SeriesHeader
+
+HEADER = SeriesHeader((HeaderValue("Manufacturer", "SIEMENS", "SIEMENS"), HeaderValue("EchoTime", "2", 2.0)))
 
 
 def edit(folder: Path, change) -> None:
@@ -29,7 +32,7 @@ def replace_file(folder: Path, section: str, content: bytes) -> None:
     """Replace a binary file and say its new hash in model.json, as somebody careful would."""
 
     def change(manifest):
-        part = manifest["weights"] if section == "weights" else manifest["novelty"]["file"]
+        part = manifest["weights"] if section == "weights" else manifest[section]["file"]
         (folder / part["file"]).write_bytes(content)
         part["sha256"] = hashlib.sha256(content).hexdigest()
 
@@ -44,6 +47,41 @@ def test_a_package_loads_as_it_was_written(tmp_path, write_tiny_package):
     assert [head.by_association for head in package.manifest.parameters] == [False, True, False]
     assert package.manifest.calibration[0].heads[0].quantiles == (None, 0.99, 0.2)
     assert set(package.novelty) == {"feature", "input"}
+    assert package.header is not None
+    np.testing.assert_array_equal(package.header.weights, [1.0, 0.0, 0.5])
+    assert [(count, scores.shape) for count, scores in package.header.scores] == [(1, (199, 3))]
+
+
+def test_a_package_that_judges_single_values_only_loads_too(tmp_path, write_tiny_package):
+    # As all packages were before headers were judged as a whole.
+    folder = write_tiny_package(tmp_path)
+    edit(folder, lambda manifest: manifest.pop("header"))
+    (folder / "header.safetensors").unlink()
+    package = load_package(folder)
+    assert package.header is None
+    prediction = Predictor(package, device="cpu").predict([np.ones((64, 64))], 0.05, HEADER)
+    assert prediction.parameters
+    assert prediction.header_fit is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.update(weights=arrays["weights"][:-1].copy()),
+        lambda arrays: arrays.update(weights=-arrays["weights"]),
+        lambda arrays: arrays.update(weights=np.full_like(arrays["weights"], np.nan)),
+        lambda arrays: arrays.update({"scores.1": arrays["scores.1"][:, :-1].copy()}),
+        lambda arrays: arrays.pop("scores.1"),
+        lambda arrays: arrays.pop("weights"),
+    ],
+)
+def test_scores_of_right_headers_that_do_not_fit_are_refused(tmp_path, write_tiny_package, change):
+    folder = write_tiny_package(tmp_path)
+    arrays = safetensors.numpy.load_file(folder / "header.safetensors")
+    change(arrays)
+    replace_file(folder, "header", safetensors.numpy.save(arrays))
+    with pytest.raises(ModelPackageError, match=r"header\.safetensors.*iap-train"):
+        load_package(folder)
 
 
 def test_arrays_come_back_as_they_were_whatever_their_layout_in_memory(tmp_path, write_tiny_package):
@@ -81,7 +119,7 @@ def test_a_missing_folder_is_named(tmp_path):
         load_package(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "novelty.safetensors"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "novelty.safetensors", "header.safetensors"])
 def test_a_file_that_changed_on_the_way_is_refused(tmp_path, write_tiny_package, name):
     folder = write_tiny_package(tmp_path)
     content = bytearray((folder / name).read_bytes())
@@ -91,7 +129,7 @@ def test_a_file_that_changed_on_the_way_is_refused(tmp_path, write_tiny_package,
         load_package(folder)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "novelty.safetensors"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "novelty.safetensors", "header.safetensors"])
 def test_a_missing_file_is_named(tmp_path, write_tiny_package, name):
     folder = write_tiny_package(tmp_path)
     (folder / name).unlink()

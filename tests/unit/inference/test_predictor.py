@@ -4,6 +4,7 @@ How good the shipped model is over many series stands in docs/reference-model.md
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from iap_node.dicom.pixels import read_series_slices
 from iap_node.errors import ConfigError, UnreadablePixels
 from iap_node.inference.package import load_package, package_folder
 from iap_node.inference.predictor import Predictor
-from iap_node.records import ParameterKind
+from iap_node.records import HeaderValue, ParameterKind, SeriesHeader
+from training.dataset import canonical_labels
+from training.joint import stated
 from training.simulation.series import simulate_series
 
 
@@ -69,6 +72,31 @@ def test_a_novel_series_gets_no_answer(tmp_path, write_tiny_package, slices):
     assert prediction.novel
     assert prediction.novelty_score > prediction.novelty_threshold
     assert prediction.parameters == ()
+
+
+def test_header_that_is_shown_is_judged_as_a_whole_and_changes_nothing_else(tmp_path, write_tiny_package, slices):
+    predictor = Predictor(load_package(write_tiny_package(tmp_path)), device="cpu")
+    header = SeriesHeader((HeaderValue("Manufacturer", "SIEMENS", "SIEMENS"), HeaderValue("EchoTime", "2", 2.0)))
+    judged = predictor.predict(slices, 0.05, header)
+    assert sorted(term.keyword for term in judged.header_fit.terms) == ["EchoTime", "Manufacturer"]
+    assert 1 / 200 <= judged.header_fit.p_value <= 1
+    assert replace(judged, header_fit=None) == predictor.predict(slices, 0.05)
+    assert predictor.predict(slices, 0.05, SeriesHeader(())).header_fit is None
+
+
+def test_header_of_a_novel_series_is_not_judged(tmp_path, write_tiny_package, slices):
+    predictor = Predictor(load_package(write_tiny_package(tmp_path, novelty_limit=1e-3)), device="cpu")
+    header = SeriesHeader((HeaderValue("Manufacturer", "SIEMENS", "SIEMENS"), HeaderValue("EchoTime", "2", 2.0)))
+    assert predictor.predict(slices, 0.05, header).header_fit is None
+
+
+def test_shipped_model_doubts_the_header_of_another_scanner_and_not_the_right_one(shipped):
+    first, second = (simulate_series(np.random.default_rng([78, n]), 8, slice_positions="even") for n in (0, 2))
+    assert first.labels["Manufacturer"] != second.labels["Manufacturer"]
+    own, other = (stated(canonical_labels(series.labels)) for series in (first, second))
+    slices = list(first.pixels)
+    assert shipped.predict(slices, 0.01, own).header_fit.p_value > 0.01
+    assert shipped.predict(slices, 0.01, other).header_fit.p_value <= 0.01
 
 
 def test_batches_do_not_change_the_answer(tmp_path, write_tiny_package, slices):
