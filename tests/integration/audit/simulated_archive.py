@@ -186,7 +186,7 @@ def fill(session: Session, until: datetime, weeks: int = 16, per_week: int = 6) 
             scanner = SCANNERS[one % len(SCANNERS)]
             odd = scanner == SCANNERS[1]
             off = 0.5 if late and odd else 0.0
-            found = [finding()] if odd and (one + week) % 2 else []
+            found = [finding()] if odd and (one + week) % 4 else []
             found += [deviation()] if (number % 7) == 0 else []
             series = Series(
                 number,
@@ -201,7 +201,7 @@ def fill(session: Session, until: datetime, weeks: int = 16, per_week: int = 6) 
                 findings=found,
             )
             series_id = file(session, series)
-            if found and number % 5 == 0:
+            if found and number % 5 == 3:
                 _decide(session, series_id, series.at + timedelta(days=3), number)
             filed.append(series)
             number += 1
