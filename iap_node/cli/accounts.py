@@ -11,7 +11,7 @@ import typer
 
 from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, JSON, open_node
-from iap_node.cli.output import console, print_json, print_table
+from iap_node.cli.output import complain, console, print_json, print_table
 from iap_node.config import NodeConfig
 from iap_node.records import Role
 
@@ -198,7 +198,7 @@ def revoke(token_id: int = typer.Argument(..., metavar="ID"), config_path: Path 
         if ended:
             note(session, _me(), "revoke token", str(token_id), now)
     if not ended:
-        typer.echo(f"iap-node: no token {token_id} that still is one; `iap-node tokens list`", err=True)
+        complain(f"no token {token_id} that still is one; `iap-node tokens list`")
         raise typer.Exit(Exit.NOT_FOUND)
     console().print(f"token {token_id} has ended")
 
@@ -210,7 +210,7 @@ def _account_id(name: str, database: Database) -> int:
         for one in list_accounts(session):
             if one.name == name:
                 return one.id
-    typer.echo(f"iap-node: no account {name!r}; `iap-node users list`", err=True)
+    complain(f"no account {name!r}; `iap-node users list`")
     raise typer.Exit(Exit.NOT_FOUND)
 
 

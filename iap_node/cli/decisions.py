@@ -24,7 +24,7 @@ from iap_node.cli.finding_options import (
     scanner_named,
 )
 from iap_node.cli.options import CONFIG, JSON, open_node
-from iap_node.cli.output import console, print_json, print_table
+from iap_node.cli.output import complain, console, print_json, print_table
 from iap_node.records import FindingKind, FindingState, Severity, Witness
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def _known_check(database: Database, check: str) -> None:
             return  # of another version
     near = difflib.get_close_matches(check, sorted(known), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    typer.echo(f"iap-node: there is no check {check!r}{hint}", err=True)
+    complain(f"there is no check {check!r}{hint}")
     raise typer.Exit(Exit.NOT_FOUND)
 
 
@@ -304,5 +304,5 @@ def _person(who: str | None) -> str:
 
 
 def _ended(error: Exception, code: Exit) -> typer.Exit:
-    typer.echo(f"iap-node: {error}", err=True)
+    complain(error)
     return typer.Exit(code)

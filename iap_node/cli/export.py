@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, SERIES, named_series, open_node
-from iap_node.cli.output import console
+from iap_node.cli.output import complain, console
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,9 +54,9 @@ def export(
                     target.write(bytes(PREAMBLE_BYTES))  # what stands there in the spool is ours alone
                     shutil.copyfileobj(source, target)
     except OSError as error:
-        typer.echo(f"iap-node: cannot write to {folder}: {error.strerror}: {error.filename or ''}", err=True)
+        complain(f"cannot write to {folder}: {error.strerror}: {error.filename or ''}")
         raise typer.Exit(Exit.FAILED) from error
     out.print(f"{len(instances) - n_gone} instances in {folder}")
     if n_gone:
-        typer.echo(f"iap-node: the bytes of {n_gone} instances are gone; `iap-node show` says why", err=True)
+        complain(f"the bytes of {n_gone} instances are gone; `iap-node show` says why")
         raise typer.Exit(Exit.FAILED)

@@ -10,6 +10,7 @@ import typer
 
 from iap_node.cli.exits import Exit
 from iap_node.cli.options import named_series
+from iap_node.cli.output import complain
 from iap_node.records import FindingKind, FindingState, Severity, Witness
 
 if TYPE_CHECKING:
@@ -72,5 +73,5 @@ def scanner_named(session: Session, text: str) -> Scanner:
     try:
         return named_scanner(session, text)
     except UnknownScanner as error:
-        typer.echo(f"iap-node: {error}", err=True)
+        complain(error)
         raise typer.Exit(Exit.NOT_FOUND) from error

@@ -24,7 +24,7 @@ from iap_node.cli.exits import Exit
 from iap_node.cli.finding_options import CHECK, ELEMENT, KIND, OF_SERIES, SCANNER, SEVERITY, SINCE, WITNESS, Asked
 from iap_node.cli.options import CONFIG, JSON, open_node
 from iap_node.cli.output import as_json as to_json
-from iap_node.cli.output import console, print_json, print_models, print_table, printable
+from iap_node.cli.output import complain, console, print_json, print_models, print_table, printable
 from iap_node.cli.series_report import SEVERITY_STYLE, STATE_STYLE
 from iap_node.records import FindingKind, FindingState, Severity, Witness
 
@@ -181,7 +181,7 @@ def export(
             found = every_finding(session, which, FindingOrder(order))
             n = (_write_csv if chosen is Format.CSV else _write_json)(stream, found)
     except OSError as error:
-        typer.echo(f"iap-node: cannot write {path}: {error.strerror or error}", err=True)
+        complain(f"cannot write {path}: {error.strerror or error}")
         raise typer.Exit(Exit.FAILED) from error
     if str(path) != "-":
         console().print(Text(f"{n} findings in {path}"))
@@ -205,7 +205,7 @@ def _refuse_options(context: typer.Context) -> None:
 
 
 def _not_found(error: Exception) -> typer.Exit:
-    typer.echo(f"iap-node: {error}", err=True)
+    complain(error)
     return typer.Exit(Exit.NOT_FOUND)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from iap_node.cli.exits import Exit
 from iap_node.cli.logs import start_logging
+from iap_node.cli.output import complain
 from iap_node.config import LogConfig, NodeConfig, load_config
 from iap_node.errors import PermanentError
 
@@ -57,5 +58,5 @@ def named_series(session: Session, series_uid: str) -> SeriesSummary:
     try:
         return find_series(session, series_uid)
     except UnknownSeries as error:
-        typer.echo(f"iap-node: {error}", err=True)
+        complain(error)
         raise typer.Exit(Exit.NOT_FOUND) from error

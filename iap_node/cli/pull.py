@@ -15,7 +15,7 @@ from rich.text import Text
 
 from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, JSON, SUPERVISED, open_node
-from iap_node.cli.output import console, print_json, printable
+from iap_node.cli.output import complain, console, print_json, printable
 
 if TYPE_CHECKING:
     from iap_node.config import NodeConfig, SourceConfig
@@ -115,7 +115,7 @@ def _source(config: NodeConfig, name: str) -> SourceConfig:
 
     if name not in config.sources:
         near = did_you_mean(name, config.sources)
-        typer.echo(f"iap-node: there is no source {name!r} in the configuration{near}", err=True)
+        complain(f"there is no source {name!r} in the configuration{near}")
         raise typer.Exit(Exit.NOT_FOUND)
     return config.sources[name]
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, JSON, open_node
-from iap_node.cli.output import console, print_json, print_table, printable
+from iap_node.cli.output import complain, console, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from iap_node.database.engine import Database
@@ -214,6 +214,6 @@ def _named(database: Database, entry_ids: list[int]) -> list[QuarantineEntry]:
     missing = sorted(set(wanted) - {entry.id for entry in found})
     if missing:
         numbers = ", ".join(str(number) for number in missing)
-        typer.echo(f"iap-node: no entry {numbers} in the quarantine; `iap-node quarantine list` shows them", err=True)
+        complain(f"no entry {numbers} in the quarantine; `iap-node quarantine list` shows them")
         raise typer.Exit(Exit.NOT_FOUND)
     return found
