@@ -173,7 +173,7 @@ def _recover(config: NodeConfig, database: Database) -> None:
     from iap_node.listener.recovery import recover
 
     spool = _spool(config)
-    with closing(_intake(config, database, spool)) as intake:
+    with closing(_intake(config, database, _spool(config))) as intake:
         recover(spool, database, intake)
 
 
@@ -242,6 +242,8 @@ def web(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Serve the console and the API."""
     config, database, stop = start_role("web", config_path, supervised)
     from iap_node.listener.address import WEB_FILE_NAME, noted_port
+    from iap_node.listener.folder import ImportedFile, import_files
+    from iap_node.listener.limits import DiskReserve
     from iap_node.web.app import create_app
     from iap_node.web.node import WebNode
     from iap_node.web.server import listening
@@ -249,7 +251,15 @@ def web(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
     if not supervised:
         make_first_admin(config)
-    node = WebNode(config, config_path.resolve(), database, _spool(config))
+    spool = _spool(config)
+    disk = DiskReserve(config.spool_dir, config.spool.disk_reserve_mb * 1024**2)
+    filing = threading.Lock()  # an upload after the other
+
+    def ingest(paths: list[Path]) -> Iterator[ImportedFile]:
+        with filing, closing(_intake(config, database, spool)) as intake:
+            yield from import_files(paths, intake, disk)
+
+    node = WebNode(config, config_path.resolve(), database, spool, ingest)
     with listening(config.web) as bound, noted_port(config.data_dir, bound.getsockname()[1], WEB_FILE_NAME):
         serve_web(create_app(node), config.web, bound, stop)
     database.dispose()
