@@ -125,7 +125,7 @@ def _matches(assoc: Association, ds: Dataset) -> Iterator[Dataset]:
         raise DeliveryError("the PACS ended the association")
     for status, match in assoc.send_c_find(ds, STUDY_ROOT_FIND):
         if "Status" not in status:
-            raise DeliveryError(f"the PACS did not answer a C-FIND at {level} level")
+            raise DeliveryError(f"the PACS did not answer a C-FIND at {level} level; see whether it lets us ask")
         if status.Status in PENDING:
             if match is not None:
                 yield match

@@ -89,6 +89,8 @@ def orthanc() -> Iterator[Orthanc]:
             "DicomAet": "ORTHANC",
             "DicomPort": server.dicom_port,
             "DicomCheckCalledAet": False,
+            "DicomAlwaysAllowFind": True,
+            "DicomAlwaysAllowMove": True,
             "DicomAlwaysAllowGet": True,
             "HttpPort": server.http_port,
             "RemoteAccessAllowed": False,
