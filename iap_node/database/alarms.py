@@ -1,0 +1,203 @@
+"""How often the pixels contradict headers, per scanner and parameter, held against the alpha that was promised.
+
+Called by the command `alarms` and by reports. A right header is outside its conformal set at a rate of about alpha; the
+alarms that people accept are faults that were found, so that what counts here is the rest. A rate clearly above alpha
+says that this scanner's headers are often wrong or, more likely, that the model does not fit its images. As in other
+reports a series belongs to the period in which its first instance came, and what is counted is what is known of it now.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from scipy.stats import binomtest
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy.orm import Session
+
+from iap_node.config import AuditConfig
+from iap_node.database.report_figures import Scanner
+from iap_node.database.tables import FindingRow, HeaderComparisonRow, JudgementRow, PredictionRow, SeriesRow
+from iap_node.dicom.parameters import PARAMETERS
+from iap_node.records import FindingState, Verdict
+
+WHOLE_HEADER = "SeriesInstanceUID"  # the keyword of the row about headers as a whole
+CONFIDENCE = 0.99
+"""Of intervals. A list of rows has many: at 95 % one in forty would be called out for nothing."""
+
+JOINT_ALPHA = AuditConfig().joint_alpha
+
+_CHECKS = ("pixels-contradict", "pixels-question", "pixels-joint")
+_KEYWORDS = {parameter.element: parameter.keyword for parameter in PARAMETERS} | {WHOLE_HEADER: WHOLE_HEADER}
+_ORDER = [*(parameter.keyword for parameter in PARAMETERS), WHOLE_HEADER]
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRate:
+    """One parameter of one scanner, or its headers as a whole: how often the pixels doubt what is stated.
+
+    Attributes
+    ----------
+    keyword
+        Of the parameter; `SeriesInstanceUID` for the header as a whole.
+    alpha
+        The rate at which right headers are expected to be doubted; the mean, where it was changed in the period.
+    n_judged
+        Series that state a value which the model could judge.
+    n_alarms
+        Those whose value is outside its conformal set. What is inferred by association counts too, though it is only
+        asked about.
+    n_dismissed, n_accepted
+        Alarms that people, or a rule of theirs, called no fault; that they called a fault, corrected ones included.
+    """
+
+    scanner: Scanner
+    keyword: str
+    alpha: float
+    n_judged: int
+    n_alarms: int
+    n_dismissed: int
+    n_accepted: int
+
+    @property
+    def n_undecided(self) -> int:
+        """Alarms about which nobody has said anything."""
+        return max(0, self.n_alarms - self.n_dismissed - self.n_accepted)
+
+    @property
+    def rate(self) -> float:
+        """Alarms that nobody called a fault, as a share of the series that nobody called faulty; 0 without any."""
+        alarms, series = self._unfounded()
+        return alarms / series if series else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Clopper-Pearson interval of the rate (Biometrika 1934, doi 10.1093/biomet/26.4.404), at `CONFIDENCE`."""
+        alarms, series = self._unfounded()
+        if not series:
+            return 0.0, 1.0
+        found = binomtest(alarms, series).proportion_ci(CONFIDENCE, method="exact")
+        return float(found.low), float(found.high)
+
+    @property
+    def above_alpha(self) -> bool:
+        """Whether the rate is clearly above alpha: the whole interval is."""
+        return self.interval[0] > self.alpha
+
+    def _unfounded(self) -> tuple[int, int]:
+        series = max(0, self.n_judged - self.n_accepted)
+        return min(series, max(0, self.n_alarms - self.n_accepted)), series
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    alpha: float
+    n_judged: int
+    n_alarms: int
+
+
+def alarm_rates(
+    session: Session, since: datetime, until: datetime, *, joint_alpha: float = JOINT_ALPHA
+) -> list[AlarmRate]:
+    """The rates of every scanner and parameter judged in [since, until), scanner by scanner.
+
+    Parameters
+    ----------
+    joint_alpha
+        At which a header as a whole is doubted: `audit.joint_alpha` of the configuration.
+    """
+    counted = _single_values(session, since, until) | _whole_headers(session, since, until, joint_alpha)
+    decided = _decisions(session, since, until)
+    rates = [
+        AlarmRate(
+            scanner=scanner,
+            keyword=keyword,
+            alpha=counts.alpha,
+            n_judged=counts.n_judged,
+            n_alarms=counts.n_alarms,
+            n_dismissed=decided[scanner, keyword, FindingState.DISMISSED],
+            n_accepted=decided[scanner, keyword, FindingState.ACCEPTED]
+            + decided[scanner, keyword, FindingState.CORRECTED],
+        )
+        for (scanner, keyword), counts in counted.items()
+    ]
+    return sorted(rates, key=lambda one: (one.scanner, _ORDER.index(one.keyword)))
+
+
+def models_heard(session: Session, since: datetime, until: datetime) -> list[tuple[str, str]]:
+    """Model id and what it was trained on, of every model that judged series of [since, until)."""
+    trained_on = PredictionRow.payload["training_data"].as_string()
+    query = _judged(select(PredictionRow.model_id, trained_on), since, until).distinct()
+    return sorted((model_id, text or "") for model_id, text in session.execute(query))
+
+
+_SCANNER = (SeriesRow.manufacturer, SeriesRow.manufacturer_model_name, SeriesRow.device_serial_number)
+
+
+def _judged(query: Select[*tuple[Any, ...]], since: datetime, until: datetime) -> Select[*tuple[Any, ...]]:
+    """A query about the newest judgements with a prediction, of the series of a period."""
+    return (
+        query.select_from(SeriesRow)
+        .join(
+            JudgementRow,
+            and_(JudgementRow.series_id == SeriesRow.id, JudgementRow.revision == SeriesRow.judged_revision),
+        )
+        .join(PredictionRow, PredictionRow.id == JudgementRow.prediction_id)
+        .where(SeriesRow.first_received_at >= since, SeriesRow.first_received_at < until, ~PredictionRow.novel)
+    )
+
+
+def _single_values(session: Session, since: datetime, until: datetime) -> dict[tuple[Scanner, str], _Counts]:
+    verdict, probability = HeaderComparisonRow.verdict, HeaderComparisonRow.header_probability
+    # A value inferred by association is never contradicted: it is not judged, but has its probability.
+    outside = or_(verdict == Verdict.CONTRADICTS, and_(verdict == Verdict.NOT_JUDGED, probability.is_not(None)))
+    alpha = PredictionRow.payload[("parameters", 0, "alpha")].as_float()
+    query = (
+        _judged(
+            select(*_SCANNER, HeaderComparisonRow.keyword, func.avg(alpha), func.count(), _count_of(outside)),
+            since,
+            until,
+        )
+        .join(HeaderComparisonRow, HeaderComparisonRow.judgement_id == JudgementRow.id)
+        .where(or_(outside, verdict == Verdict.AGREES))
+        .group_by(*_SCANNER, HeaderComparisonRow.keyword)
+    )
+    return {
+        (Scanner(*row[:3]), row[3]): _Counts(float(row[4] or 0.0), int(row[5]), int(row[6]))
+        for row in session.execute(query)
+    }
+
+
+def _whole_headers(
+    session: Session, since: datetime, until: datetime, joint_alpha: float
+) -> dict[tuple[Scanner, str], _Counts]:
+    p_value = PredictionRow.payload[("header_fit", "p_value")].as_float()
+    query = (
+        _judged(select(*_SCANNER, func.count(), _count_of(p_value <= joint_alpha)), since, until)
+        .where(p_value.is_not(None))
+        .group_by(*_SCANNER)
+    )
+    return {
+        (Scanner(*row[:3]), WHOLE_HEADER): _Counts(joint_alpha, int(row[3]), int(row[4]))
+        for row in session.execute(query)
+    }
+
+
+def _decisions(session: Session, since: datetime, until: datetime) -> dict[tuple[Scanner, str, FindingState], int]:
+    """How many findings of the pixels, still seen in the newest judgement, stand in which state."""
+    query = (
+        _judged(select(*_SCANNER, FindingRow.element, FindingRow.state, func.count()), since, until)
+        .join(FindingRow, FindingRow.series_id == SeriesRow.id)
+        .where(FindingRow.check_name.in_(_CHECKS), FindingRow.last_revision == SeriesRow.judged_revision)
+        .group_by(*_SCANNER, FindingRow.element, FindingRow.state)
+    )
+    counted: defaultdict[tuple[Scanner, str, FindingState], int] = defaultdict(int)
+    for manufacturer, model, serial, element, state, count in session.execute(query):
+        counted[Scanner(manufacturer, model, serial), _KEYWORDS.get(element, element), state] += count
+    return counted
+
+
+def _count_of(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
