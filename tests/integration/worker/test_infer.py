@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydicom.uid import JPEG2000Lossless
 from pynetdicom.sop_class import RawDataStorage
 from sqlalchemy import update
 
+from iap_node.database import archive
+from iap_node.database.findings import ArchivedFinding, FindingFilter, decide, list_findings
 from iap_node.database.tables import BytesState, InstanceRow
-from iap_node.records import JobKind, JobState, SeriesState, Truth, Verdict
+from iap_node.records import FindingState, JobKind, JobState, SeriesState, Truth, Verdict, Witness
 
 
 def test_series_is_judged_and_routed_in_one_go(node, scripted, write_instance) -> None:
@@ -152,3 +155,91 @@ def test_a_series_without_any_bytes_is_judged_as_not_analysed_and_says_why(node,
         session.execute(update(InstanceRow).values(bytes_state=BytesState.LOST))
     assert node.infer(scripted())
     assert node.judgement().not_analysed_reason == "its bytes are lost: send it again"
+
+
+WRITTEN_IN_HZ = {"MagneticFieldStrength": "3", "ImagingFrequency": "123200000"}
+IN_HZ = ("ImagingFrequency", "imaging-frequency-unit")
+
+
+def findings_of(node, *states: FindingState) -> dict[tuple[str, str], ArchivedFinding]:
+    """Of the node's series, by element and check."""
+    with node.database.reading() as session:
+        found = list_findings(session, FindingFilter(states=states, series_id=node.series().id), limit=1000)
+    return {(one.element, one.check): one for one in found}
+
+
+def test_all_witnesses_are_heard_and_their_findings_stand_beside_the_judgement(node, scripted, write_instance) -> None:
+    header = {"ManufacturerModelName": "Skyra", "ImageType": ["ORIGINAL", "PRIMARY"]}
+    node.complete([write_instance(Manufacturer="GE MEDICAL SYSTEMS", **header) for _ in range(3)])
+    node.infer(scripted())
+    found = findings_of(node, FindingState.OPEN)
+    assert node.series().n_findings == len(found)
+    by_pixels = found["Manufacturer", "pixels-contradict"]
+    assert (by_pixels.raised_by, by_pixels.suggested_value, by_pixels.raw) == (
+        Witness.PIXELS, "SIEMENS", "GE MEDICAL SYSTEMS",
+    )  # fmt: skip
+    assert (by_pixels.model_id, by_pixels.training_data) == ("scripted-1", "none: scripted for a test")
+    assert [(said.witness, said.against) for said in by_pixels.testimonies] == [
+        (Witness.PIXELS, True), (Witness.STANDARD, True),
+    ]  # fmt: skip
+    by_standard = found["Manufacturer", "manufacturer-and-traces"]
+    assert by_standard.conclusion == "the standard and the pixels agree: probably SIEMENS"
+    assert by_standard.suggested_value == "SIEMENS"
+    assert found["ManufacturerModelName", "model-and-manufacturer"].suggested_value is None
+
+
+def test_headers_are_checked_though_no_pixels_are_analysed(node, scripted, write_instance) -> None:
+    node.complete([write_instance(transfer_syntax_uid=JPEG2000Lossless, **WRITTEN_IN_HZ)])
+    node.infer(scripted())
+    assert node.series().state is SeriesState.NOT_ANALYSED
+    unit = findings_of(node, FindingState.OPEN)[IN_HZ]
+    assert (unit.raw, unit.suggested_value) == ("123200000", "123.2")
+
+
+def test_a_late_instance_updates_findings_and_what_was_dismissed_stays_so(node, scripted, write_instance) -> None:
+    node.complete([write_instance(**WRITTEN_IN_HZ)])
+    node.infer(scripted())
+    before = findings_of(node, FindingState.OPEN)
+    unit = before[IN_HZ]
+    with node.database.transaction() as session:
+        decide(session, unit.id, FindingState.DISMISSED, "ada", "a phantom", now=datetime.now(UTC))
+    node.complete([write_instance(**WRITTEN_IN_HZ)])
+    node.infer(scripted())
+    after = findings_of(node)
+    assert after.keys() >= before.keys()
+    assert {one.id for one in after.values()} >= {one.id for one in before.values()}
+    assert after[IN_HZ].state is FindingState.DISMISSED
+    assert after[IN_HZ].last_revision == 2
+    assert "2 of 2 instances" in after[IN_HZ].evidence
+
+
+def test_a_finding_stays_while_the_instances_that_showed_it_cannot_be_read(node, scripted, write_instance) -> None:
+    node.complete([write_instance(**WRITTEN_IN_HZ)])
+    node.infer(scripted())
+    with node.database.transaction() as session:
+        session.execute(update(InstanceRow).values(bytes_state=BytesState.DELETED))
+    node.complete([write_instance()])
+    node.infer(scripted())
+    assert node.series().judged_revision == 2
+    kept = findings_of(node)[IN_HZ]
+    assert (kept.state, kept.last_revision) == (FindingState.OPEN, 1)
+
+
+def test_what_a_scanner_always_writes_is_learned_and_told(node, scripted, write_instance) -> None:
+    protocol = {
+        "Manufacturer": "SIEMENS", "ManufacturerModelName": "Skyra", "DeviceSerialNumber": "77",
+        "SoftwareVersions": "VE11", "ProtocolName": "t1_fl3d", "SequenceName": "fl3d1", "MRAcquisitionType": "3D",
+    }  # fmt: skip
+    config = node.config.audit.habit
+    for number in range(config.min_series + 1):
+        uids = {"StudyInstanceUID": f"1.2.3.{number}", "SeriesInstanceUID": f"1.2.3.{number}.1"}
+        node.file([write_instance(**protocol, **uids, FlipAngle="10")])
+        with node.database.transaction() as session:
+            archive.complete_series(session, [uids["SeriesInstanceUID"]], datetime.now(UTC))
+        node.infer(scripted())
+    node.complete([write_instance(**protocol, FlipAngle="40")])
+    node.infer(scripted())
+    habit = findings_of(node, FindingState.OPEN)["FlipAngle", "habit-deviates"]
+    assert (habit.raised_by, habit.raw, habit.suggested_value) == (Witness.HABIT, "40", None)
+    assert habit.conclusion == "unlike what this scanner usually writes; that alone is no reason to change it"
+    assert any("11 of 11 series" in said.statement for said in habit.testimonies)
