@@ -187,6 +187,8 @@ class Population:
     group_of: tuple[int, ...]  # of each series
     studies: tuple[Mapping[str, int], ...]  # of each group: series of each study
     since: datetime | None  # of the oldest series whose time is known
+    in_time: tuple[int, ...]  # places, the oldest first; empty where the time of one is not known
+    rank: Mapping[int, int]  # of each place in that order
 
     def key(self, classes: Mapping[str, int | None]) -> Key:
         """The key of a series by its class of each element."""
@@ -216,6 +218,7 @@ def populate(series: Sequence[PastSeries], tolerances: Mapping[str, float], voca
     keys: list[Key] = list(zip(*(classes[keyword].of for keyword in dividing), strict=True)) or [()] * len(series)
     members = _groups(keys)
     times = [one.at.timestamp() if one.at is not None else float("inf") for one in series]
+    in_time = sorted(range(len(series)), key=times.__getitem__) if float("inf") not in times else []
     groups = sorted(members.items(), key=lambda one: (-len(one[1]), min(times[place] for place in one[1]), one[1][0]))
     group_of = [0] * len(series)
     for index, (_, places) in enumerate(groups):
@@ -230,6 +233,8 @@ def populate(series: Sequence[PastSeries], tolerances: Mapping[str, float], voca
         tuple(group_of),
         tuple(Counter(series[place].study for place in places) for _, places in groups),
         min((one.at for one in series if one.at is not None), default=None),
+        tuple(in_time),
+        {place: rank for rank, place in enumerate(in_time)},
     )
 
 

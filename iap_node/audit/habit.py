@@ -142,7 +142,7 @@ def deviations(own: StatedProtocol, habit: Habit) -> Iterator[Finding]:
         elif not usual.is_own:
             departing.append((usual, text))
     for usual, text in departing:
-        if not usual.element.divides:
+        if not usual.element.divides and not usual.n_own:
             yield _deviation(usual, text, habit)
     departing = [(usual, text) for usual, text in departing if usual.element.divides]
     variant = known_variant(population.key(classes), values, habit) if departing else None

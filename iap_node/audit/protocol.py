@@ -15,7 +15,7 @@ from iap_node.audit.checks import tags, vendors
 from iap_node.audit.checks.extent import extents_mm
 from iap_node.audit.vocabulary import Vocabulary, serial_number
 from iap_node.dicom.parameters import canonical_text
-from iap_node.dicom.protocol import ELEMENTS, Form, ProtocolElement
+from iap_node.dicom.protocol import ELEMENTS, Form, Meaning, ProtocolElement
 from iap_node.dicom.sop_classes import ENHANCED_MR_COLOR_IMAGE_STORAGE, MR_IMAGE_SOP_CLASSES
 from iap_node.dicom.statements import Image, InstanceStatements
 from iap_node.records import StatedProtocol
@@ -86,7 +86,7 @@ def acquired_at(instances: Sequence[InstanceStatements]) -> datetime | None:
         ):
             day = instance.top.text(date)
             clock = (instance.top.text(time).partition(".")[0] + "000000")[:6]
-            if len(day) == 8 and day.isdigit() and clock.isdigit() and int(day[:4]) >= _FIRST_YEAR:
+            if len(day) == 8 and (day + clock).isascii() and (day + clock).isdigit() and int(day[:4]) >= _FIRST_YEAR:
                 try:
                     return datetime.strptime(day + clock, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
                 except ValueError:
@@ -127,7 +127,7 @@ def _stated(element: ProtocolElement, images: _Images) -> str | None:
     if element.form is Form.SEVERAL:
         return _several(merged)
     text, n = max(merged.items(), key=lambda one: (one[1], one[0]))
-    return text if n >= _CONSTANT * sum(merged.values()) else None
+    return text if n >= _CONSTANT * sum(texts.values()) else None
 
 
 def _merged(element: ProtocolElement, texts: Counter[str]) -> dict[str, int]:
@@ -135,12 +135,15 @@ def _merged(element: ProtocolElement, texts: Counter[str]) -> dict[str, int]:
     if len(texts) == 1:
         return dict(texts)
     merged: dict[str, int] = {}
+    meanings: dict[str, Meaning] = {}
     for text, n in sorted(texts.items(), key=lambda one: (-one[1], one[0])):
         meaning = element.meaning(text)
-        same = next((other for other in merged if element.same(meaning, element.meaning(other))), text)
-        merged[same] = merged.get(same, 0) + n
-        if len(merged) > _MOST_VALUES:
-            break  # differs from image to image
+        same = next((other for other, known in meanings.items() if element.same(meaning, known)), None)
+        if same is None:
+            if len(merged) > _MOST_VALUES:
+                break  # differs from image to image
+            meanings[text] = meaning
+        merged[same or text] = merged.get(same or text, 0) + n
     return merged
 
 

@@ -2,8 +2,9 @@
 
 Called by `habit`, which says it. The reference is the largest group of series that agree in all fixed elements: a
 combination that was really used, no medley of each element's commonest value. An element has a habit where enough
-series state it, from enough studies, and enough of them have the reference's value; where values that nobody wrote
-before are common the element varies freely and has none. A series that is part of the population is left out.
+series state it, from enough studies, and enough of them have the reference's value. Where values that nobody wrote
+before are common the element varies freely and has none; where most of the series next in time have another value
+somebody changed the protocol. A series that is part of the population is left out.
 
 References
 ----------
@@ -127,8 +128,29 @@ def usual_of(element: ProtocolElement, own_class: int | None, habit: Habit) -> U
         and n_same >= config.share * n_stating
         and _n_single(classes, mine) <= max(1.0, NEW_VALUES * n_stating)
         and _n_studies(reference, habit) >= FEWEST_STUDIES
+        and (own_class == usual or _is_usual_nearby(classes, usual, habit))
     )
     return Usual(element, classes.texts[usual], n_same, n_stating, n_own, own_class == usual, speaks)
+
+
+def _is_usual_nearby(classes: Classes, usual: int, habit: Habit) -> bool:
+    """Whether the usual value is that of most series next in time too: somebody may have changed the protocol.
+
+    The series that came last before it or, in the midst of others, as many before as after it.
+    """
+    population = habit.population
+    assert population is not None
+    order, n = population.in_time, habit.config.min_series
+    if habit.own is None:
+        nearby = order[-n:]
+    elif order:
+        rank = population.rank[habit.own]
+        first = max(0, min(rank - n // 2, len(order) - n - 1))
+        nearby = tuple(place for place in order[first : first + n + 1] if place != habit.own)
+    else:
+        nearby = ()
+    stated = [classes.of[place] for place in nearby if classes.of[place] is not None]
+    return not stated or 2 * stated.count(usual) >= len(stated)
 
 
 def _n_single(classes: Classes, mine: int | None) -> int:

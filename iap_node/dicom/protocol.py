@@ -59,7 +59,7 @@ class ProtocolElement:
     role: Role = Role.FIXED
     form: Form = Form.ONE
     weighs: bool = False  # contrast or geometry of the image follow from it
-    divides: bool = True  # another value makes another variant of the protocol, if it is fixed
+    divides: bool = True  # if it is fixed: another value makes a variant. False: people choose, new values are told
 
     @property
     def keyword(self) -> str:

@@ -110,6 +110,14 @@ def test_a_change_of_software_is_told_of_the_first_series_in_time() -> None:
     assert told(compared(timeless)) == {}
 
 
+def test_a_protocol_that_was_changed_midway_is_no_deviation_of_those_in_the_minority() -> None:
+    series = [past(n) for n in range(90)] + [past(n, EchoTime="3.69") for n in range(90, 100)]
+    series[40] = past(40, EchoTime="3.69")
+    found = told(compared(series))
+    assert 40 in found
+    assert not {place for place in found if place >= 95}
+
+
 def test_studies_are_compared_within_themselves() -> None:
     scanner = {"FrameOfReferenceUID": "1.2.3"}
     series = [past(n, study="one", protocol=f"p {n}", **scanner) for n in range(4)]

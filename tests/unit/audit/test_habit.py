@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from iap_node.audit.habit import DEVIATES, SOFTWARE_CHANGED, STUDY, habit_findings, habit_testimony, learn_habit
@@ -183,7 +185,7 @@ def test_the_repetition_time_of_slices_in_turn_follows_their_number() -> None:
 
 def test_a_known_variant_is_one_finding() -> None:
     variant = {"EchoTime": "3.69", "RepetitionTime": "8", "FlipAngle": "15"}
-    history = archive(43) + [past(100 + n, **variant) for n in range(7)]
+    history = archive(43) + [past(6 * n, **variant) for n in range(7)]
     (found,) = findings(stated(**variant), history)
     assert (found.element, found.check, found.severity) == ("SeriesInstanceUID", DEVIATES, Severity.NOTE)
     assert found.suggested_value is None
@@ -221,6 +223,20 @@ def test_the_patients_position_is_told_beside_a_variant() -> None:
     history = archive(43) + [past(100 + n, **variant) for n in range(4)]
     own = stated(**variant, PatientPosition="HFS")
     assert [one.element for one in findings(own, history)] == ["PatientPosition", "SeriesInstanceUID"]
+    seen = history + [past(10 * n, PatientPosition="HFS") for n in range(3)]
+    assert findings(stated(PatientPosition="HFS"), seen) == ()  # some patients cannot lie prone
+
+
+def test_a_protocol_that_was_changed_is_not_held_against_every_later_series() -> None:
+    new = {"EchoTime": "3.69", "FlipAngle": "15"}
+    history = archive(100)
+    assert len(findings(stated(**new), history)) == 2
+    for n in range(100, 106):
+        history = [past(n, **new), *history]
+    assert findings(stated(**new), history) == ()
+    assert findings(stated(EchoTime="4.92"), history) == ()  # which of both is right nobody can tell yet
+    timeless = [replace(one, at=None) for one in history]
+    assert len(findings(stated(**new), timeless)) == 1
 
 
 # ---------------------------------------------------------------- software
