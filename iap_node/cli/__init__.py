@@ -4,7 +4,7 @@ One module per kind of command: `setup` (init, check-config, migrate), `roles` (
 (import, status, series, show), `routing` (routes, why, held, release, reroute, replay, coverage), `findings` (with
 `decisions`), `queue` (jobs, retry), `quarantine` (list, show, retry, delete), `upkeep` (retention, fsck), `audit`
 (files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected copies), `protocols` (the habits
-of scanners).
+of scanners), `alarms` (how often the pixels doubt headers).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -17,6 +17,7 @@ import typer
 from iap_node import __version__
 from iap_node.cli import (
     accounts,
+    alarms,
     archive,
     audit,
     correct,
@@ -60,6 +61,7 @@ archive.add_to(app)
 findings.add_to(app)
 routing.add_to(app)
 audit.add_to(app)
+alarms.add_to(app)
 protocols.add_to(app)
 correct.add_to(app)
 report.add_to(app)

@@ -28,8 +28,9 @@ CONFIDENCE = 0.99
 """Of intervals. A list of rows has many: at 95 % one in forty would be called out for nothing."""
 
 JOINT_ALPHA = AuditConfig().joint_alpha
+CHECKS = ("pixels-contradict", "pixels-question", "pixels-joint")
+"""Of the pixels, that say something is wrong; what is missing is no alarm."""
 
-_CHECKS = ("pixels-contradict", "pixels-question", "pixels-joint")
 _KEYWORDS = {parameter.element: parameter.keyword for parameter in PARAMETERS} | {WHOLE_HEADER: WHOLE_HEADER}
 _ORDER = [*(parameter.keyword for parameter in PARAMETERS), WHOLE_HEADER]
 
@@ -190,7 +191,7 @@ def _decisions(session: Session, since: datetime, until: datetime) -> dict[tuple
     query = (
         _judged(select(*_SCANNER, FindingRow.element, FindingRow.state, func.count()), since, until)
         .join(FindingRow, FindingRow.series_id == SeriesRow.id)
-        .where(FindingRow.check_name.in_(_CHECKS), FindingRow.last_revision == SeriesRow.judged_revision)
+        .where(FindingRow.check_name.in_(CHECKS), FindingRow.last_revision == SeriesRow.judged_revision)
         .group_by(*_SCANNER, FindingRow.element, FindingRow.state)
     )
     counted: defaultdict[tuple[Scanner, str, FindingState], int] = defaultdict(int)
