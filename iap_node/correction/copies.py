@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from iap_node.correction.changes import MATRIX, Change, Changes
-from iap_node.correction.encoded import EncodedInstance, Part, PartsStream, Span, deflated
+from iap_node.correction.encoded import EncodedInstance, Part, PartsStream, Span, damage_is_told, deflated
 from iap_node.correction.trace import ORIGINAL_ATTRIBUTES, Origin, creation_elements, trace_elements
 from iap_node.correction.uids import CopyUids
 from iap_node.correction.values import UnusableValue, Value, encode_element, encode_value, meaning
@@ -233,7 +233,8 @@ def _new_elements(instance: EncodedInstance, plan: CopyPlan, sop_instance_uid: s
         if not _takes_effect(one, plan.survey.old_values):
             continue
         if one.path:
-            apply(ds, one, instance)
+            with damage_is_told():
+                apply(ds, one, instance)
             touched.add(one.path[0][0])
         else:
             new[one.attribute.tag] = _element(instance, one)
@@ -295,7 +296,8 @@ def _refer(ds: Dataset, instance: EncodedInstance, tag: int, uids: CopyUids) -> 
     """Let the references in one sequence follow into the copy; whether there were any."""
     if tag not in GROUPS:
         ds.update(instance.dataset([tag]))
-    return _refer_in(ds, Tag(tag), uids, instance)
+    with damage_is_told():
+        return _refer_in(ds, Tag(tag), uids, instance)
 
 
 def _refer_in(ds: Dataset, tag: BaseTag, uids: CopyUids, instance: EncodedInstance) -> bool:

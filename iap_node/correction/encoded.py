@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
@@ -106,16 +107,15 @@ class EncodedInstance:
             A sequence among them is damaged.
         """
         encoded = b"".join(self.element(tag) or b"" for tag in sorted(set(tags)))
-        try:
+        with damage_is_told():
             return read_dataset(BytesIO(encoded), self.encoding.implicit, self.encoding.little)
-        except el.DAMAGE_IN_MEMORY as error:
-            raise UnreadableInstance(f"an element is damaged ({type(error).__name__})") from error
 
     def encode(self, ds: Dataset, tag: int) -> bytes:
         """A changed sequence of `dataset` as it is to be written; what was not looked at keeps its bytes."""
         stream = DicomBytesIO()
         stream.is_implicit_VR, stream.is_little_endian = self.encoding
-        write_data_element(stream, ds.get_item(tag))  # text within is raw: no character set comes into play
+        with damage_is_told():
+            write_data_element(stream, ds.get_item(tag))  # text within is raw: no character set comes into play
         return stream.getvalue()
 
     def exchanged(self, new: Mapping[int, bytes]) -> list[Part]:
@@ -136,7 +136,19 @@ class EncodedInstance:
                 parts[-1] = (parts[-1][0], span.end)
             else:
                 parts.append((span.start, span.end))
+        if waiting and self._is_cut_off:
+            raise UnreadableInstance("its last element is cut off")
         return parts + [new[tag] for tag in waiting]
+
+    @property
+    def _is_cut_off(self) -> bool:
+        """Whether the data set ends within its last element."""
+        if not self.spans or self.spans[-1].undefined_length:
+            return False
+        last = self.spans[-1]
+        short = last.vr and last.value_start - last.start == el.SHORT_HEADER_BYTES
+        length = self._read(last.start, last.value_start)[-2 if short else -4 :]
+        return last.value_start + int.from_bytes(length, "little" if self.encoding.little else "big") > last.end
 
     def _span(self, start: int, end: int) -> Span:
         header = self._read(start, min(end, start + el.LONG_HEADER_BYTES))
@@ -161,6 +173,21 @@ class EncodedInstance:
             raise UnreadableInstance(f"an element of its header has {end - start} bytes")
         self._stream.seek(start)
         return self._stream.read(end - start)
+
+
+@contextmanager
+def damage_is_told() -> Iterator[None]:
+    """What pydicom raises over bytes in memory, as an error of the instance; nothing is read from a disk within.
+
+    Raises
+    ------
+    UnreadableInstance
+        The bytes are damaged.
+    """
+    try:
+        yield
+    except el.DAMAGE_IN_MEMORY as error:
+        raise UnreadableInstance(f"a sequence of its header is damaged ({type(error).__name__})") from error
 
 
 def deflated(parts: Sequence[Part], stream: BinaryIO) -> bytes:

@@ -38,6 +38,7 @@ _NEVER = {
     "SpecificCharacterSet": "it says how the text of the whole instance is to be read",
     "ImageType": "its first value speaks of the pixels, which a corrected copy shares with its original",
 }
+_MOST_SHORT_BYTES = 0xFFFE  # of an element whose length has 16 bits, PS3.5 7.1.2
 _NUMBER_RANGE = {"IS": (-(2**31), 2**31 - 1)}
 _MULTIPLICITY = re.compile(r"(\d+)(?:-(?:(\d+)|(\d*)n))?")
 
@@ -130,6 +131,8 @@ def encode_value(one: Attribute, text: str, little: bool, specific_character_set
         numbers = [int(float(part)) if whole else float(part) for part in text.split("\\")]
         return struct.pack(f"{'<' if little else '>'}{len(numbers)}{code}", *numbers)
     encoded = _encode_text(one, text, specific_character_set)
+    if len(encoded) > _MOST_SHORT_BYTES and one.vr.encode("ascii") not in LONG_VRS:
+        raise UnusableValue(f"{len(encoded)} bytes cannot be written into {one.title}: it holds {_MOST_SHORT_BYTES}")
     return encoded + b" " * (len(encoded) % 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,12 +20,23 @@ from sqlalchemy import select
 
 from iap_node.correction.series import look
 from iap_node.database import corrections, findings, results
+from iap_node.database.engine import Database
 from iap_node.database.tables import DeliveryState, FindingRow
 from iap_node.records import Finding, FindingKind, FindingState, JobKind, JobState, Severity, Witness
 from iap_node.worker.deliver import DeliverHandler
 from iap_node.worker.loop import run_once
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def database(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
+    """SQLite alone: the queries are tested on both databases in tests/integration/database/test_corrections.py."""
+    path = tmp_path / "node.sqlite"
+    shutil.copyfile(migrated_sqlite, path)
+    opened = Database(f"sqlite:///{path}")
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture

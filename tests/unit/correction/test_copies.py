@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from iap_node.correction.copies import Original
+from iap_node.correction.encoded import damage_is_told
 from iap_node.errors import PermanentError, UnreadableInstance
 from tests.unit.correction.conftest import AT, PIXELS, SERIES, Copies, sop_instance_uid
 
@@ -281,3 +282,35 @@ def test_an_instance_that_becomes_damaged_after_the_survey_is_an_unreadable_one(
     copies.instances[0].original.file.write_bytes(b"nothing of the kind" * 20)
     with pytest.raises(UnreadableInstance):
         copies.content()
+
+
+def test_nothing_is_put_behind_an_element_that_is_cut_off(write: Write, copies_of: CopiesOf) -> None:
+    original = write(PixelData=None)
+    content = original.file.read_bytes()
+    original.file.write_bytes(content[:-2])
+    with pytest.raises(UnreadableInstance, match="cut off"):
+        copies_of([original], "RepetitionTime=2500").content()
+
+
+def test_references_in_a_sequence_that_is_written_wrongly_follow_and_nothing_else_suffers(
+    write: Write, copies_of: CopiesOf
+) -> None:
+    item = Dataset()
+    item.ReferencedSOPInstanceUID = sop_instance_uid(1)
+    original = write(SourceImageSequence=Sequence([item]))
+    content = original.file.read_bytes()
+    place = content.index(b"\x08\0\x12\x21SQ") + 16  # the length of its item
+    original.file.write_bytes(content[:place] + b"\xff\xff\xff\x7f" + content[place + 4 :])
+    ds = copies_of([original], "RepetitionTime=2500").read()
+    assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == ds.SOPInstanceUID
+    assert (ds.RepetitionTime, ds.PixelData) == (2500, PIXELS)
+
+
+def test_damage_in_memory_is_an_error_of_the_instance() -> None:
+    with pytest.raises(UnreadableInstance, match=r"damaged \(EOFError\)"), damage_is_told():
+        raise EOFError
+
+
+def test_a_value_beyond_what_its_element_holds_is_refused(write: Write, copies_of: CopiesOf) -> None:
+    with pytest.raises(PermanentError, match="cannot be written into"):
+        copies_of([write()], "SoftwareVersions=" + "\\".join(["x" * 60] * 2000))
