@@ -222,10 +222,11 @@ def outstanding_instances(
         .where(InstanceRow.series_id == job.series_id, InstanceRow.revision <= job.revision)
         .order_by(InstanceRow.instance_number.nulls_last(), InstanceRow.id)
     )
+    wanted = sent_uids or {}
     return [
-        OutstandingInstance(*row)
-        for *row, accepted, sent_uid in session.execute(query)
-        if not accepted or sent_uid != (sent_uids or {}).get(row[0])
+        OutstandingInstance(row.id, row.sop_class_uid, row.sop_instance_uid, row.transfer_syntax_uid, row.spool_path)
+        for row in session.execute(query)
+        if not row.accepted or row.sent_sop_instance_uid != wanted.get(row.id)
     ]
 
 
