@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from iap_node.database.accounts import AccountRefused
+from iap_node.database.finding_lists import UnknownFinding, UnknownScanner
 from iap_node.database.series import UnknownSeries
 from iap_node.errors import PermanentError, RetriableError
 from iap_node.web.identity import SAFE_METHODS, ChangePasswordFirst, Forbidden, SignInFirst
@@ -62,7 +63,9 @@ def add_to(app: FastAPI) -> None:
         return problem(request, 403, str(error))
 
     @app.exception_handler(UnknownSeries)
-    async def unknown(request: Request, error: UnknownSeries) -> Response:
+    @app.exception_handler(UnknownFinding)
+    @app.exception_handler(UnknownScanner)
+    async def unknown(request: Request, error: PermanentError) -> Response:
         return problem(request, 404, str(error))
 
     @app.exception_handler(AccountRefused)
