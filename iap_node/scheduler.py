@@ -75,7 +75,7 @@ def _table(config: NodeConfig, database: Database) -> list[_Entry]:
     def write_reports() -> None:
         from iap_node.audit.reports.scheduled import write_due  # templates and statistics, for who asks for reports
 
-        for path in write_due(config.audit.reports, database, datetime.now(UTC)):
+        for path in write_due(config.audit, database, datetime.now(UTC)):
             log.info("report written", path=str(path))
 
     entries = [_Entry("complete quiet series", _look_every(config.series), complete_quiet_series)]

@@ -122,9 +122,9 @@ def report_month(
         about = Month.of(at).plus(-1) if named is None else Month.parse(named)
     except ValueError as error:
         raise typer.BadParameter(f"{named!r} is not a month such as 2026-02", param_hint="YYYY-MM") from error
-    _, database = open_node(config_path)
+    config, database = open_node(config_path)
     with database.reading() as session:
-        found = report.gather(session, about)
+        found = report.gather(session, about, config.audit.joint_alpha)
     _give(report, found, report.name(about), out, as_json)
 
 

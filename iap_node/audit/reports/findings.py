@@ -34,9 +34,13 @@ _WITNESSES = {
     "pixels-missing": Explanation("the header says nothing where the pixels do", _CONFORMAL),
     "pixels-question": Explanation("unlike the pixels, by association with protocols, not by physics", _CONFORMAL),
     "pixels-joint": Explanation("the header as a whole does not belong to these pixels", _CONFORMAL),
-    "habit-deviates": Explanation("unlike what this scanner usually writes for the protocol", "this archive"),
-    "habit-software-changed": Explanation("the scanner's software is another than before", "this archive"),
-    "habit-study": Explanation("differs from the other series of the study where it should not", "this archive"),
+    "habit-deviates": Explanation(
+        "unlike what this scanner usually writes for the protocol", "the scanner's other series"
+    ),
+    "habit-software-changed": Explanation(
+        "the scanner's software is another than before", "the scanner's other series"
+    ),
+    "habit-study": Explanation("differs from the other series of the study where it should not", "the study"),
 }
 
 
@@ -65,6 +69,12 @@ def spoken(testimony: Testimony) -> str:
     """What a witness says, in a sentence."""
     side = "against" if testimony.against else "for"
     return f"{testimony.witness} {side}: {testimony.statement}"
+
+
+def others(finding: Finding | ArchivedFinding) -> tuple[Testimony, ...]:
+    """What a page adds to the evidence: not again what the witness that raised the finding says itself."""
+    said = finding.testimonies
+    return said[1:] if said and said[0].witness is finding.raised_by and said[0].against else said
 
 
 def worst(findings: Iterable[Finding | ArchivedFinding]) -> int:

@@ -54,7 +54,7 @@ def as_html(audit: FolderAudit, at: datetime) -> str:
         severities={severity.value: severities[severity] for severity in Severity},
         frequent=frequent(found),
         protocols=[one for one in audit.protocols if one.variants],
-        called={series.series_key: _called(series) for series in audit.series},
+        called={series.series_key: f"{_called(series)} ({_where(audit, series, ', ')})" for series in audit.series},
         models=models(audit),
         looked=any(series.pixels is not None for series in audit.series),
         compared=lambda one: compared(one.prediction, one.comparisons, one.header),
@@ -67,7 +67,7 @@ def as_html(audit: FolderAudit, at: datetime) -> str:
         below=lambda path: _below(audit, path),
         where=lambda series: _where(audit, series, ", "),
         without_history=lambda of_series: [(finding, None) for finding in of_series],
-        explanation=findings.explanation,
+        about=findings,
     )
 
 

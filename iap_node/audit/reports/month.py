@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from iap_node.audit.reports import findings, period
-from iap_node.audit.reports.drawing import Axis, Drawing, bar, box
+from iap_node.audit.reports.drawing import Axis, Drawing, band, bar, box, tick
 from iap_node.audit.reports.files import safe_name
 from iap_node.audit.reports.period import Month
 from iap_node.audit.reports.rates import Rate
@@ -23,6 +23,7 @@ from iap_node.audit.reports.scanner import (
     week_lines,
 )
 from iap_node.database import report_figures
+from iap_node.database.alarms import CONFIDENCE, JOINT_ALPHA, WHOLE_HEADER, AlarmRate, alarm_rates
 from iap_node.database.report_figures import (
     Backlog,
     CheckCount,
@@ -56,6 +57,7 @@ class MonthFigures:
     checks: list[CheckCount]
     drift: list[Drift]
     contradictions: list[Contradictions]
+    alarms: list[AlarmRate]
     models: list[ModelAtWork]
     decisions: list[Decisions]
     backlog: list[Backlog]
@@ -94,8 +96,14 @@ class ComparedRate:
         return bool(self.now.of and self.before.of) and self.now.differs(self.before)
 
 
-def gather(session: Session, month: Month) -> MonthFigures:
-    """Ask the archive."""
+def gather(session: Session, month: Month, joint_alpha: float = JOINT_ALPHA) -> MonthFigures:
+    """Ask the archive.
+
+    Parameters
+    ----------
+    joint_alpha
+        At which a header as a whole is doubted: `audit.joint_alpha` of the configuration.
+    """
     before = month.plus(-MONTHS_BEFORE)
     scope, longer = Scope(month.since, month.until), Scope(before.since, month.until)
     return MonthFigures(
@@ -108,6 +116,7 @@ def gather(session: Session, month: Month) -> MonthFigures:
         checks=report_figures.checks(session, scope),
         drift=report_figures.drift(session, longer, month.since),
         contradictions=report_figures.contradictions(session, longer, month.since),
+        alarms=alarm_rates(session, month.since, month.until, joint_alpha=joint_alpha),
         models=report_figures.models_at_work(session, scope),
         decisions=report_figures.decisions(session, scope),
         backlog=report_figures.backlog(session),
@@ -137,9 +146,13 @@ def as_html(figures: MonthFigures, at: datetime) -> str:
         checks=[(one, bar(one.n_findings / most, str(one.n_findings), one.severity.value)) for one in figures.checks],
         drifts=drawn(figures.drift),
         contradictions=[one for one in compared(figures.contradictions) if one.now.n or one.before.n],
+        alarms=drawn_alarms(figures.alarms),
+        n_above=sum(one.above_alpha for one in figures.alarms),
+        confidence=CONFIDENCE,
+        whole_header=WHOLE_HEADER,
         most_shown=MOST_SHOWN,
         least_for_drift=LEAST_FOR_DRIFT,
-        explanation=findings.explanation,
+        about=findings,
     )
 
 
@@ -162,6 +175,7 @@ def as_csv(figures: MonthFigures) -> str:
         who = named(one.scanner)
         lines.append(rate_line("contradictions", who, one.keyword, "share_now", one.n_now, one.of_now))
         lines.append(rate_line("contradictions", who, one.keyword, "share_before", one.n_before, one.of_before))
+    lines += _alarm_lines(figures.alarms)
     lines += [("model", *nobody, one.model_id, "n_series", one.n_series, None, None, n) for one in figures.models]
     for decided in figures.decisions:
         by = (("by_people", decided.by_people), ("by_rules", decided.by_rules))
@@ -194,6 +208,22 @@ def drawn(drifts: list[Drift]) -> list[DrawnDrift]:
     return sorted(found, key=lambda item: (not item.moved, item.drift.keyword, item.drift.scanner))
 
 
+def drawn_alarms(alarms: list[AlarmRate]) -> list[tuple[AlarmRate, Drawing]]:
+    """Rates with their intervals on one axis that shows alpha; what is clearly above it first."""
+    top = min(
+        1.0, max((2 * one.alpha for one in alarms), default=0.0) + max((one.interval[1] for one in alarms), default=0)
+    )
+    axis = Axis(0.0, top)
+    rows = []
+    for one in sorted(alarms, key=lambda one: (not one.above_alpha, -one.interval[0], -one.rate)):
+        low, high = one.interval
+        about = f"{one.rate:.3g}, between {low:.3g} and {high:.3g}; alpha {one.alpha:g}"
+        line = band(axis, 0.0, top, "axis", thick=0.06)
+        marks = (band(axis, low, high, "range"), tick(axis, one.rate, "mark"), tick(axis, one.alpha, "stated"))
+        rows.append((one, Drawing(about, (line, *marks))))
+    return rows
+
+
 def moved(drift: Drift) -> bool:
     """Whether the month's median lies outside the middle half of the months before."""
     if drift.now is None or drift.before is None or min(drift.now.n, drift.before.n) < LEAST_FOR_DRIFT:
@@ -221,3 +251,13 @@ def _drift_lines(drifts: list[Drift]) -> list[tuple[object, ...]]:
         for when, part in (("now", one.now), ("before", one.before))
         if part is not None
     ]  # fmt: skip
+
+
+def _alarm_lines(alarms: list[AlarmRate]) -> list[tuple[object, ...]]:
+    lines: list[tuple[object, ...]] = []
+    for one in alarms:
+        about = ("false alarms", *named(one.scanner), one.keyword)
+        lines.append((*about, "rate", one.rate, *one.interval, one.n_judged))
+        counted = (("alarms", one.n_alarms), ("dismissed", one.n_dismissed), ("accepted", one.n_accepted))
+        lines += [(*about, measure, n, None, None, one.n_judged) for measure, n in (("alpha", one.alpha), *counted)]
+    return lines

@@ -83,7 +83,7 @@ def as_html(figures: ScannerFigures, at: datetime) -> str:
         deviating=sorted(deviating, key=lambda item: -item[1].low),
         scanners=[(one, Rate(one.n_conspicuous, one.n_series)) for one in figures.scanners],
         most_shown=MOST_SHOWN,
-        explanation=findings.explanation,
+        about=findings,
     )
 
 

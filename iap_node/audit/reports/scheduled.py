@@ -7,7 +7,7 @@ from pathlib import Path
 
 from iap_node.audit.reports import files, month
 from iap_node.audit.reports.period import Month
-from iap_node.config import ReportsConfig
+from iap_node.config import AuditConfig, ReportsConfig
 from iap_node.config.crontab import crontab
 from iap_node.database import report_figures
 from iap_node.database.engine import Database
@@ -34,7 +34,7 @@ def due(config: ReportsConfig, now: datetime, first_series_at: datetime | None) 
     return missing
 
 
-def write_due(config: ReportsConfig, database: Database, now: datetime) -> list[Path]:
+def write_due(config: AuditConfig, database: Database, now: datetime) -> list[Path]:
     """Write the reports that are due; their files.
 
     Raises
@@ -43,12 +43,12 @@ def write_due(config: ReportsConfig, database: Database, now: datetime) -> list[
         The folder cannot be written to, or the database does not answer.
     """
     with database.reading() as session:
-        months = due(config, now, report_figures.first_series_at(session))
+        months = due(config.reports, now, report_figures.first_series_at(session))
     written = []
     for about in months:
         with database.reading() as session:
-            figures = month.gather(session, about)
-        folder = config.folder or Path()
+            figures = month.gather(session, about, config.joint_alpha)
+        folder = config.reports.folder or Path()
         try:
             written += files.write(folder, month.name(about), files.forms(month, figures, now))
         except OSError as error:

@@ -57,7 +57,7 @@ def as_html(series: ReportedSeries, at: datetime) -> str:
         problems=[] if judgement is None else Counter(reason for _, reason in judgement.problems).most_common(5),
         entries=[(one.finding, one) for one in series.standing],
         settled=[(one.finding, one) for one in series.findings if one not in series.standing],
-        explanation=findings.explanation,
+        about=findings,
     )
 
 

@@ -56,7 +56,7 @@ def as_html(study: ReportedStudy, at: datetime) -> str:
         most_values=MOST_VALUES,
         labels=labels(study),
         entries=lambda series: [(one.finding, one) for one in series.standing],
-        explanation=findings.explanation,
+        about=findings,
     )
 
 
