@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydicom.datadict import keyword_for_tag
 
 from iap_node.audit.checks import CHECKS, check_series
+from iap_node.audit.checks.__main__ import page
 from iap_node.audit.checks.check import RAW_TEXT_LIMIT
 from iap_node.dicom.codestreams import CodestreamHeader
 from iap_node.dicom.statements import Image, InstanceStatements, PixelsThere, Stated
@@ -120,3 +122,9 @@ def test_instances_are_not_changed() -> None:
     before = dict(one.top.stated)
     check_series([one, one])
     assert one.top.stated == before
+
+
+def test_the_page_of_checks_is_what_the_checks_say() -> None:
+    """`python -m iap_node.audit.checks > docs/header-checks.md` writes it anew."""
+    written = Path(__file__).resolve().parents[4] / "docs" / "header-checks.md"
+    assert written.read_text(encoding="utf-8") == page()
