@@ -4,10 +4,9 @@
 doubts. What is inferred by association may ask, never accuse. Called by the worker and by `pixels_at_rest`; pure
 functions.
 
-One fault is one alarm. The whole header is found against (`pixels-joint`) only where that adds something to the single
-values: when several are contradicted, which looks like another series' header rather than like several mistakes (a
-manufacturer with its model is one), or when the rest does not fit either with the contradicted value left aside. The
-single values then stand as its details, as notes: each still has the value that the pixels suggest.
+The whole header is found against (`pixels-joint`) only where that adds something to the single values: when several are
+contradicted, which looks like another series' header rather than like several mistakes (a manufacturer with its model is
+one), or when the rest does not fit either with the contradicted value left aside. One wrong value is one alarm.
 
 Nothing here is an error, only a warning: a right header is contradicted at a rate of about alpha, whatever the element.
 """
@@ -73,15 +72,13 @@ def pixel_findings(
     """
     if prediction is None or prediction.novel:
         return ()
-    contradicted = [item for item in comparisons if item.verdict is Verdict.CONTRADICTS]
-    whole = _whole_header(prediction, header, {item.keyword for item in contradicted}, config)
-    severity = Severity.NOTE if whole else Severity.WARNING
+    contradicted = {item.keyword for item in comparisons if item.verdict is Verdict.CONTRADICTS}
     reported = {finding.element for finding in others if finding.kind is FindingKind.MISSING}
-    found = list(whole)
+    found = _whole_header(prediction, header, contradicted, config)
     for item in comparisons:
         value = header.value(item.keyword)
         if item.verdict is Verdict.CONTRADICTS:
-            found.append(_contradiction(item, value, prediction, severity))
+            found.append(_contradiction(item, value, prediction))
         elif _is_question(item):
             found.append(_question(item, value, prediction))
         elif _is_missing(item, header, prediction) and BY_KEYWORD[item.keyword].element not in reported:
@@ -119,15 +116,13 @@ def pixel_testimony(comparison: HeaderComparison, prediction: SeriesPrediction |
 # ---------------------------------------------------------------- single values
 
 
-def _contradiction(
-    item: HeaderComparison, value: HeaderValue, prediction: SeriesPrediction, severity: Severity
-) -> Finding:
+def _contradiction(item: HeaderComparison, value: HeaderValue, prediction: SeriesPrediction) -> Finding:
     parameter = BY_KEYWORD[item.keyword]
     return Finding(
         element=parameter.element,
         check=CONTRADICT,
         kind=FindingKind.CONTRADICTION,
-        severity=severity,
+        severity=Severity.WARNING,
         evidence=(
             f"{_title(parameter)} is {_stated(item)}: {item.reason}. The pixels look like {item.predicted_value}; "
             f"the stated value has {_how_likely(item, prediction)}. {_source(prediction)}"
@@ -207,10 +202,10 @@ def _is_siemens(header: SeriesHeader, prediction: SeriesPrediction) -> bool:
 
 def _whole_header(
     prediction: SeriesPrediction, header: SeriesHeader, contradicted: set[str], config: AuditConfig
-) -> tuple[Finding, ...]:
+) -> list[Finding]:
     fit = prediction.header_fit
     if fit is None or fit.p_value > config.joint_alpha or not _adds_something(fit, contradicted, config.joint_alpha):
-        return ()
+        return []
     stated = {term.keyword: header.value(term.keyword).canonical for term in fit.terms}
     named = ", ".join(
         f"{BY_KEYWORD[term.keyword].title} {shown(BY_KEYWORD[term.keyword].text_with_unit(stated[term.keyword]))} "
@@ -223,7 +218,7 @@ def _whole_header(
         f"what weighs most: {named}"
     )
     evidence = f"{statement[0].upper()}{statement[1:]}. The header may be another series'. {_source(prediction)}"
-    return (
+    return [
         Finding(
             element=WHOLE_HEADER,
             check=JOINT,
@@ -234,8 +229,8 @@ def _whole_header(
             suggested_value=None,
             raised_by=Witness.PIXELS,
             testimonies=(Testimony(Witness.PIXELS, True, f"{statement} ({_model(prediction)})", fit.p_value),),
-        ),
-    )
+        )
+    ]
 
 
 def _adds_something(fit: HeaderFit, contradicted: set[str], alpha: float) -> bool:
