@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from iap_node.database.routes import count_held
@@ -36,6 +36,25 @@ class StatusCounts:
     n_conflicts: int
     n_lost: int  # instances whose bytes fsck did not find
     oldest_waiting_job_at: datetime | None  # when the oldest READY job was opened
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Series whose first instance came from `since` on, until the next one's `since`."""
+
+    since: datetime
+    n_series: int
+    n_failed: int
+
+
+def arrivals(session: Session, starts: Sequence[datetime]) -> list[Arrivals]:
+    """How many series came between one start and the next, the last until now."""
+    place = case(*((SeriesRow.first_received_at >= start, n) for n, start in reversed(list(enumerate(starts)))))
+    bucket = place.label("bucket")
+    failed = func.count(case((SeriesRow.state == SeriesState.FAILED, 1)))
+    query = select(bucket, func.count(), failed).where(SeriesRow.first_received_at >= starts[0]).group_by(bucket)
+    found = {row[0]: (row[1], row[2]) for row in session.execute(query)}
+    return [Arrivals(start, *found.get(n, (0, 0))) for n, start in enumerate(starts)]
 
 
 def status_counts(session: Session) -> StatusCounts:
