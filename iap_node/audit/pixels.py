@@ -4,9 +4,10 @@
 doubts. What is inferred by association may ask, never accuse. Called by the worker and by `pixels_at_rest`; pure
 functions.
 
-The whole header is found against (`pixels-joint`) only where that adds something to the single values: when several are
-contradicted, which looks like another series' header rather than like several mistakes (a manufacturer with its model is
-one), or when the rest does not fit either with the contradicted value left aside. One wrong value is one alarm.
+The whole header is found against (`pixels-joint`) only where that adds something to the single values: when several
+are contradicted, which looks like another series' header rather than like several mistakes (a manufacturer with its
+model is one), or when the rest does not fit either with the contradicted value left aside. One wrong value is one
+alarm.
 
 Nothing here is an error, only a warning: a right header is contradicted at a rate of about alpha, whatever the element.
 """

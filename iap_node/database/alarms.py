@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from scipy.stats import binomtest
+from scipy.special import betaincinv
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
@@ -79,8 +79,10 @@ class AlarmRate:
         alarms, series = self._unfounded()
         if not series:
             return 0.0, 1.0
-        found = binomtest(alarms, series).proportion_ci(CONFIDENCE, method="exact")
-        return float(found.low), float(found.high)
+        tail = (1 - CONFIDENCE) / 2
+        low = float(betaincinv(alarms, series - alarms + 1, tail)) if alarms else 0.0
+        high = float(betaincinv(alarms + 1, series - alarms, 1 - tail)) if alarms < series else 1.0
+        return low, high
 
     @property
     def above_alpha(self) -> bool:
