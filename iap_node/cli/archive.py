@@ -33,17 +33,18 @@ def add_to(app: typer.Typer) -> None:
 
 
 def import_folder(
-    folder: Path = typer.Argument(
-        ..., metavar="DIR", exists=True, file_okay=False, help="Folder with DICOM files, searched deeply."
+    path: Path = typer.Argument(
+        ..., metavar="PATH", exists=True, help="Folder with DICOM files, searched deeply; a DICOMDIR, a zip, or a file."
     ),
     config_path: Path = CONFIG,
     as_json: bool = JSON,
 ) -> None:
-    """File a folder's instances as if they had been sent. The originals stay where they are.
+    """File instances as if they had been sent. The originals stay where they are; nothing of a zip is unpacked.
 
-    A running node judges and routes them after the quiet period. Exit code 1 when something went to the quarantine.
+    A running node judges and routes them after the quiet period. Exit code 1 when something went to the quarantine, or
+    was refused: encrypted or damaged in a zip, too large to be believed, named by a DICOMDIR and not there.
     """
-    from iap_node.dicom.folder import list_files
+    from iap_node.dicom.media import open_media
     from iap_node.listener.folder import ImportOutcome, import_files
     from iap_node.listener.intake import Intake
     from iap_node.listener.limits import DiskReserve
@@ -53,22 +54,23 @@ def import_folder(
     config, database = open_node(config_path)
     intake = Intake(Spool(config.spool_dir), database, load_or_create_patient_key(config.patient_key_path))
     disk = DiskReserve(config.spool_dir, config.spool.disk_reserve_mb * MIB)
-    paths = list_files(folder)
-    counts = Counter(dict.fromkeys(ImportOutcome, 0))
+    counts: Counter[ImportOutcome] = Counter(dict.fromkeys(ImportOutcome, 0))
     out = console()
     bar = Progress(console=out, transient=True, disable=as_json or not out.is_terminal)
-    with closing(intake), bar as progress:
+    max_bytes = config.listener.max_instance_mb * MIB
+    with closing(intake), open_media(path, max_bytes) as paths, bar as progress:
         task = progress.add_task("importing", total=len(paths))
         for imported in import_files(paths, intake, disk):
             counts[imported.outcome] += 1
             progress.advance(task)
-            if imported.outcome is ImportOutcome.QUARANTINED and not as_json:
-                out.print(Text(f"quarantined {printable(imported.path)}: {printable(imported.reason)}"))
+            if imported.outcome in (ImportOutcome.QUARANTINED, ImportOutcome.REFUSED) and not as_json:
+                out.print(Text(f"{imported.outcome} {printable(imported.path)}: {printable(imported.reason)}"))
     if as_json:
         print_json({outcome.value: number for outcome, number in counts.items()})
     else:
-        out.print(", ".join(f"{number} {outcome.replace('_', ' ')}" for outcome, number in counts.items()))
-    if counts[ImportOutcome.QUARANTINED]:
+        told = (f"{number} {outcome.replace('_', ' ')}" for outcome, number in counts.items())
+        out.print(", ".join(text for text in told if text != "0 refused"))  # which only a zip or a DICOMDIR knows
+    if counts[ImportOutcome.QUARANTINED] or counts[ImportOutcome.REFUSED]:
         raise typer.Exit(Exit.FAILED)
 
 

@@ -1,20 +1,25 @@
-"""Files a folder's instances through the same intake as C-STORE. Called by `iap-node import`."""
+"""Files instances that lie in files through the same intake as C-STORE. Called by `iap-node import` and the web.
+
+They are read piece by piece, so that an instance may be larger than the memory.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from typing import BinaryIO
 
-from iap_node.dicom.part10 import read_instance
+from iap_node.dicom.media import MediaFile, RefusedMember
+from iap_node.dicom.part10 import read_file_meta, scan_instance_header
 from iap_node.errors import UnreadableInstance
 from iap_node.listener.intake import Intake
 from iap_node.listener.limits import DiskLow, DiskReserve
 from iap_node.listener.reception import Request
 from iap_node.records import StoreOutcome
 
+PIECE_BYTES = 1024**2
 CALLING_AE_TITLE = "IMPORT"  # who the instance came from, in the archive
 
 
@@ -26,18 +31,19 @@ class ImportOutcome(StrEnum):
     CONFLICT = "conflict"
     QUARANTINED = "quarantined"
     NOT_DICOM = "not_dicom"
+    REFUSED = "refused"  # of a zip or DICOMDIR: not to be had, or not to be believed
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedFile:
-    """One file of the folder, with the reason where it could not be filed."""
+    """One file, with the reason where it could not be filed."""
 
-    path: Path
+    path: MediaFile
     outcome: ImportOutcome
     reason: str = ""
 
 
-def import_files(paths: list[Path], intake: Intake, disk: DiskReserve | None = None) -> Iterator[ImportedFile]:
+def import_files(paths: Sequence[MediaFile], intake: Intake, disk: DiskReserve | None = None) -> Iterator[ImportedFile]:
     """File one after the other; the originals stay where they are.
 
     Parameters
@@ -56,20 +62,30 @@ def import_files(paths: list[Path], intake: Intake, disk: DiskReserve | None = N
         reason = None if disk is None else disk.refusal()
         if reason is not None:
             raise DiskLow(reason)
-        yield _import(path, intake)
+        try:
+            yield _import(path, intake)
+        except RefusedMember as error:
+            yield ImportedFile(path, ImportOutcome.REFUSED, str(error))
 
 
-def _import(path: Path, intake: Intake) -> ImportedFile:
+def _import(path: MediaFile, intake: Intake) -> ImportedFile:
     try:
-        header, dataset = read_instance(path)
+        with path.open("rb") as stream:
+            header = scan_instance_header(stream, read_file_meta(stream))
     except UnreadableInstance as error:
         if not _claims_to_be_dicom(path):
             return ImportedFile(path, ImportOutcome.NOT_DICOM, str(error))
         return _quarantine(path, intake)
-    outcome = intake.file(
-        dataset, _request(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
-    )
+    request = _request(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
+    with path.open("rb") as stream:
+        read_file_meta(stream)
+        outcome = intake.file_pieces(_pieces(stream), request)
     return ImportedFile(path, _AS_IMPORTED[outcome])
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    while piece := stream.read(PIECE_BYTES):
+        yield piece
 
 
 _AS_IMPORTED = {
@@ -83,15 +99,16 @@ def _request(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
     return Request(sop_class_uid, sop_instance_uid, transfer_syntax_uid, CALLING_AE_TITLE, socket.gethostname())
 
 
-def _claims_to_be_dicom(path: Path) -> bool:
+def _claims_to_be_dicom(path: MediaFile) -> bool:
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
-def _quarantine(path: Path, intake: Intake) -> ImportedFile:
+def _quarantine(path: MediaFile, intake: Intake) -> ImportedFile:
     """Hand the whole file to the intake, which cannot identify it either and keeps it with the reason."""
     try:
-        intake.file(path.read_bytes(), _request("", "", ""))
+        with path.open("rb") as stream:
+            intake.file_pieces(_pieces(stream), _request("", "", ""))
     except UnreadableInstance as error:
         return ImportedFile(path, ImportOutcome.QUARANTINED, str(error))
     raise AssertionError("an instance without UIDs was filed")

@@ -11,7 +11,7 @@ hears an error.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -82,17 +82,22 @@ class Intake:
         RetriableError
             The disk or the database does not work.
         """
-        return self._registrar.submit_and_tell(self._keep_whole(dataset, request)).outcome()
+        return self.file_pieces([dataset], request)
+
+    def file_pieces(self, pieces: Iterable[bytes], request: Request) -> StoreOutcome:
+        """As `file`, of a data set that comes piece by piece; whatever `pieces` raises ends it, and nothing is left."""
+        return self._registrar.submit_and_tell(self._keep_pieces(pieces, request)).outcome()
 
     def accept_whole(self, dataset: bytes, request: Request) -> ReceivedInstance:
         """As `open`, `Reception.write` and `accept`, of a data set that is in memory."""
         self._refuse_if_away()
-        return self._submit(self._keep_whole(dataset, request))
+        return self._submit(self._keep_pieces([dataset], request))
 
-    def _keep_whole(self, dataset: bytes, request: Request) -> ReceivedInstance:
+    def _keep_pieces(self, pieces: Iterable[bytes], request: Request) -> ReceivedInstance:
         reception = self._open(request, HeaderScanner())
         try:
-            reception.write(dataset)
+            for piece in pieces:
+                reception.write(piece)
             return self._keep(reception)
         finally:
             reception.drop()
