@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iap_node.audit.folder import AuditedSeries, FolderAudit, UnreadFile
-from iap_node.audit.pixels_at_rest import Predictor, judge_pixels
 from iap_node.audit.witnesses import hear
 from iap_node.config import AuditConfig, InferenceConfig
+
+if TYPE_CHECKING:
+    from iap_node.audit.pixels_at_rest import Predictor
 
 
 def with_pixels(
@@ -32,6 +35,8 @@ def with_pixels(
     judged
         Called after each series.
     """
+    from iap_node.audit.pixels_at_rest import judge_pixels  # decoders, which an audit of headers does not need
+
     series: list[AuditedSeries] = []
     unread = list(audit.unread)
     for one in audit.series:

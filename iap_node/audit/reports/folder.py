@@ -7,16 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iap_node.audit.checks import CHECKS
 from iap_node.audit.folder import AuditedSeries, FolderAudit
-from iap_node.audit.pixels_at_rest import PixelJudgement
 from iap_node.audit.reports import findings
 from iap_node.audit.reports.drawing import Drawing, bar
+from iap_node.audit.reports.parameters import compared
 from iap_node.audit.reports.rendering import document, page, table
-from iap_node.audit.reports.series import compared
 from iap_node.records import Finding, Severity
+
+if TYPE_CHECKING:  # pixels and their decoders, for whoever asks for them
+    from iap_node.audit.pixels_at_rest import PixelJudgement
 
 MOST_BARS = 20  # of the drawing of what was found most often
 MOST_NAMED = 5  # series of a parameter group that the page names
