@@ -2,5 +2,5 @@
 
 Values are checked before anything is written, the bytes of a copy are those of its original save for the elements
 that change, and each copy says what stood there before. Called by the command `correct` and by
-`iap_node.worker.deliver` for destinations with `send: corrected` (docs/decisions/0012-corrected-copies.md).
+`iap_node.worker.deliver` for destinations with `send: corrected` (docs/decisions/0014-corrected-copies.md).
 """

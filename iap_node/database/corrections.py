@@ -26,7 +26,7 @@ from iap_node.database.tables import (
     SeriesRow,
     StudyRow,
 )
-from iap_node.errors import PermanentError
+from iap_node.errors import PermanentError, RetriableError
 from iap_node.records import FindingKind, FindingState, JobKind, JobState
 
 # A finding that was corrected in one copy is corrected in the next one too.
@@ -229,6 +229,8 @@ def deliver_again(session: Session, series: SeriesToCorrect, destination: str, n
     ------
     PermanentError
         The series is not judged yet: when it is, its values are corrected on the way.
+    RetriableError
+        It is on its way there at this moment, with what was accepted when that began.
     """
     if series.judged_revision is None:
         raise PermanentError(
@@ -237,6 +239,11 @@ def deliver_again(session: Session, series: SeriesToCorrect, destination: str, n
         )
     lock_series(session, series.id)
     keys = {"series_id": series.id, "revision": series.judged_revision, "destination": destination}
+    under_way = select(JobRow.id).filter_by(**keys, kind=JobKind.DELIVER, state=JobState.LEASED)
+    if session.scalar(under_way.with_for_update()) is not None:
+        raise RetriableError(
+            f"series {series.series_instance_uid} is being sent to {destination} at this moment; try again later"
+        )
     insert_if_new(
         session,
         DeliveryRow,

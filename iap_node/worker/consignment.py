@@ -2,7 +2,7 @@
 
 Called by `iap_node.worker.deliver`. A destination with `send: corrected` gets copies as soon as values are accepted for
 a series and differ from what its headers say; until then it gets the originals. Bookkeeping goes by original instance
-and by the UID that was sent (docs/decisions/0012-corrected-copies.md).
+and by the UID that was sent (docs/decisions/0014-corrected-copies.md).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from iap_node.database import corrections, findings, jobs, results
 from iap_node.database.archive import complete_series, current_instances, find_series
 from iap_node.database.engine import Database
 from iap_node.database.tables import DeliveryRow, DeliveryState, FindingRow
-from iap_node.errors import PermanentError
+from iap_node.errors import PermanentError, RetriableError
 from iap_node.records import (
     Finding,
     FindingKind,
@@ -174,6 +174,12 @@ def test_what_a_destination_has_in_another_form_is_outstanding(database: Databas
 def test_a_series_that_is_not_judged_is_not_sent_again(database: Database, series: int) -> None:
     with database.transaction() as session, pytest.raises(PermanentError, match="not judged yet"):
         corrections.deliver_again(session, corrections.series_to_correct(session, series), "lesions", NOON)
+
+
+def test_a_delivery_under_way_is_not_disturbed(database: Database, series: int) -> None:
+    judged(database)
+    with database.transaction() as session, pytest.raises(RetriableError, match="being sent to lesions"):
+        corrections.deliver_again(session, corrections.series_to_correct(session, series), "lesions", LATER)
 
 
 def test_a_destination_that_never_had_a_series_gets_it_and_a_waiting_job_stays_one(

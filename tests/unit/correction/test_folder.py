@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,3 +93,40 @@ def test_an_original_that_is_gone_is_named(copies: Copies, tmp_path: Path) -> No
     with pytest.raises(PermanentError, match=f"instance {copies.instances[1].original.sop_instance_uid} are gone"):
         next(written)
     assert len(names(tmp_path / "out")) == 1
+
+
+def test_a_killed_run_leaves_no_half_copy_under_a_name(copies: Copies, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    flush, calls = os.fsync, []
+
+    def die(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(handle)
+
+    child = os.fork()
+    if child == 0:
+        os.fsync = die  # type: ignore[assignment]
+        list(write_copies(copies.instances, folder))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    whole = {f"{copy.sop_instance_uid}.dcm": copies.content(index) for index, copy in enumerate(copies.instances)}
+    there = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(there) > 0
+    assert all(whole[name] == content for name, content in there.items() if not name.startswith("."))
+    list(write_copies(copies.instances, folder))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_memory_does_not_grow_with_the_pixel_data(
+    write: Callable[..., Original], copies_of: Callable[..., Copies], tmp_path: Path
+) -> None:
+    n_bytes = 48 * 1024**2
+    large = copies_of([write(1, PixelData=bytes(n_bytes))], "RepetitionTime=2500")
+    tracemalloc.start()
+    (written,) = write_copies(large.instances, tmp_path / "out")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert written.path.stat().st_size > n_bytes
+    assert peak < n_bytes / 6
