@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import case, func, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
 from iap_node.database.routes import count_held
@@ -18,6 +18,8 @@ from iap_node.database.tables import (
     DeliveryState,
     InstanceRow,
     JobRow,
+    JudgementRow,
+    PredictionRow,
     QuarantineRow,
     SeriesRow,
 )
@@ -55,6 +57,29 @@ def arrivals(session: Session, starts: Sequence[datetime]) -> list[Arrivals]:
     query = select(bucket, func.count(), failed).where(SeriesRow.first_received_at >= starts[0]).group_by(bucket)
     found = {row[0]: (row[1], row[2]) for row in session.execute(query)}
     return [Arrivals(start, *found.get(n, (0, 0))) for n, start in enumerate(starts)]
+
+
+@dataclass(frozen=True, slots=True)
+class RecentJudgement:
+    """How long a series waited from complete to judged, and whether it was novel; None: not known, not predicted."""
+
+    latency_s: float | None
+    novel: bool | None
+
+
+def recent_judgements(session: Session, limit: int) -> list[RecentJudgement]:
+    """The newest judgements; those of late instances are measured from the completion that they belong to."""
+    query = (
+        select(JudgementRow.judged_at, SeriesRow.completed_at, PredictionRow.novel)
+        .join(SeriesRow, and_(SeriesRow.id == JudgementRow.series_id, SeriesRow.revision == JudgementRow.revision))
+        .outerjoin(PredictionRow, PredictionRow.id == JudgementRow.prediction_id)
+        .order_by(JudgementRow.id.desc())
+        .limit(limit)
+    )
+    return [
+        RecentJudgement(None if completed is None else max(0.0, (judged - completed).total_seconds()), novel)
+        for judged, completed, novel in session.execute(query)
+    ]
 
 
 def status_counts(session: Session) -> StatusCounts:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from iap_node import __version__
-from iap_node.web import health, problems, pulse, sign_in
+from iap_node.web import health, metrics, problems, pulse, sign_in
 from iap_node.web.api import API_ROUTERS
 from iap_node.web.headers import SecurityHeaders
 from iap_node.web.node import WebNode
@@ -46,7 +46,7 @@ def create_app(node: WebNode) -> FastAPI:
     app.state.node = node
     app.add_middleware(SecurityHeaders, tls=node.config.web.is_secure)
     problems.add_to(app)
-    for router in (health.router, sign_in.router, pulse.router, *PAGE_ROUTERS):
+    for router in (health.router, metrics.router, sign_in.router, pulse.router, *PAGE_ROUTERS):
         app.include_router(router)
     for router in API_ROUTERS:
         app.include_router(router, prefix=API_PREFIX)
