@@ -214,8 +214,8 @@ def _whole_header(
         for term in fit.terms[:_NAMED]
     )
     statement = (
-        f"the {len(fit.terms)} values that this header states fit its pixels, taken together, no better than "
-        f"{_percent(fit.p_value)} of right headers do (joint alpha {config.joint_alpha:g}); "
+        f"taken together, the {len(fit.terms)} values that this header states fit its pixels badly: only "
+        f"{_percent(fit.p_value)} of right headers fit no better (joint alpha {config.joint_alpha:g}); "
         f"what weighs most: {named}"
     )
     evidence = f"{statement[0].upper()}{statement[1:]}. The header may be another series'. {_source(prediction)}"
@@ -270,7 +270,7 @@ def _title(parameter: AcquisitionParameter) -> str:
 
 def _stated(item: HeaderComparison) -> str:
     unit = BY_KEYWORD[item.keyword].unit
-    return f"'{shown(item.header_value)}'" + (f" {unit}" if unit else "")
+    return f"{shown(item.header_value)} {unit}" if unit else f"'{shown(item.header_value)}'"
 
 
 def _how_likely(item: HeaderComparison, prediction: SeriesPrediction | None) -> str:

@@ -225,7 +225,7 @@ def test_header_of_values_that_are_each_possible_is_found_against_as_a_whole() -
     assert findings == {}
     assert (finding.kind, finding.severity) == (FindingKind.CONTRADICTION, Severity.WARNING)
     assert (finding.raw, finding.suggested_value) == ("", None)
-    assert "no better than 0.2 % of right headers" in finding.evidence
+    assert "only 0.2 % of right headers fit no better (joint alpha 0.01)" in finding.evidence
     assert "Flip Angle 12 deg (p 0.02), Echo Time 2.1 ms (p 0.04)" in finding.evidence
     assert "trained on simulated images" in finding.evidence
     (said,) = finding.testimonies
