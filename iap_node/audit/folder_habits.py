@@ -1,7 +1,8 @@
 """The habits that the series of a folder show: each series against all others, and against its study.
 
-Called by `folder` when all series are read: the folder is its own archive. A series is left out of what it is compared
-with, so that it cannot speak for itself; the population is made once per scanner, software and protocol.
+Called by `folder` when all series are read: the folder is its own archive. The study of a series is left out of what
+the series is compared with, so that it cannot speak for itself; the population is made once per scanner, software and
+protocol, and what is left out once per study.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from iap_node.audit.groups import ProtocolGroups, by_protocol, by_software, describe, populate
 from iap_node.audit.habit import Habit, deviations, habit_testimony, software_finding, study_findings
+from iap_node.audit.usual import leave_out
 from iap_node.audit.vocabulary import DeviceSpelling, Vocabulary, learn_vocabulary
 from iap_node.records import Finding, PastSeries, StatedProtocol, Testimony
 
@@ -45,10 +47,14 @@ def compare_series(series: Sequence[PastSeries], config: HabitConfig, pinned: Vo
         for same in by_software(alike).values():
             population = populate(same, config.tolerances, vocabulary)
             protocols.append(describe(population))
+            members: defaultdict[str, list[int]] = defaultdict(list)
+            for own, one in enumerate(same):
+                members[one.study].append(own)
+            left_out = {study: leave_out(population, of_study) for study, of_study in members.items()}
             for own, one in enumerate(same):
                 place = places[one.series]
                 groups[place] = population.group_of[own] + 1
-                habit = Habit(population, own, config, vocabulary)
+                habit = Habit(population, own, config, vocabulary, left_out=left_out[one.study])
                 testimonies[place] = partial(habit_testimony, own=one.protocol, habit=habit)
                 findings[place] += deviations(one.protocol, habit)
         for one, finding in _software_changes(alike, config, vocabulary):
@@ -56,10 +62,10 @@ def compare_series(series: Sequence[PastSeries], config: HabitConfig, pinned: Vo
     studies: defaultdict[str, list[int]] = defaultdict(list)
     for place, one in enumerate(series):
         studies[one.study].append(place)
-    for members in studies.values():
-        found = study_findings([series[place].protocol for place in members], vocabulary)
-        for place, of_study in zip(members, found, strict=True):
-            findings[place] += of_study
+    for together in studies.values():
+        found = study_findings([series[place].protocol for place in together], vocabulary)
+        for place, told in zip(together, found, strict=True):
+            findings[place] += told
     protocols.sort(key=lambda one: (-one.n_series, one.protocol, one.software_versions))
     return FolderHabits(tuple(map(tuple, findings)), tuple(testimonies), tuple(groups), tuple(protocols))
 

@@ -91,7 +91,8 @@ class Classes:
     of: tuple[int | None, ...]  # class of each series; None: not stated
     n_stating: int  # series with a value
     n_single: int  # series with a value that no other has
-    numbers: tuple[float, ...]  # all that stand alone, rising; those of several series twice
+    number_of: tuple[float | None, ...]  # of each series; None: not one single number
+    numbers: tuple[tuple[float, int], ...]  # those numbers, rising, and in how many series
 
     def place(self, meaning: Meaning) -> int | None:
         """The class that a value belongs to: the commonest that means the same; None where there is none."""
@@ -122,12 +123,14 @@ def classify(
     counted.sort(key=lambda one: (-one[0].total(), str(one[1])))
     place = {text: index for index, (texts, _) in enumerate(counted) for text in texts}
     sizes = tuple(texts.total() for texts, _ in counted)
-    numbers = [
-        meaning[0]
+    single = {
+        text: meaning[0]
         for meaning, texts in by_meaning.items()
         if not isinstance(meaning, str) and len(meaning) == 1
-        for _ in range(min(2, texts.total()))
-    ]
+        for text in texts
+    }
+    number_of = tuple(None if text is None else single.get(text) for text in stated)
+    numbers = Counter(number for number in number_of if number is not None)
     return Classes(
         element,
         tolerance,
@@ -137,7 +140,8 @@ def classify(
         tuple(None if text is None else place[text] for text in stated),
         sum(sizes),
         sizes.count(1),
-        tuple(sorted(numbers)),
+        number_of,
+        tuple(sorted(numbers.items())),
     )
 
 

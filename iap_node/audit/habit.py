@@ -4,8 +4,9 @@ Called by the worker for one series against the archive, and by the audit of a f
 
     vocabulary = learn_vocabulary(load_vocabulary(config.vocabulary), device_spellings(session), scan_options(session))
     own = stated_protocol(instances, vocabulary)
-    habit = learn_habit(own, history(session, own, series_id, config.series), config, vocabulary)
-    found = habit_findings(own, habit, of_study(session, series_id))
+    past, study = history(session, own, series_id, config.series), of_study(session, series_id)
+    habit = learn_habit(own, past, config, vocabulary, study[0].study if study else "")
+    found = habit_findings(own, habit, study)
     habit_testimony("EchoTime", own, habit)     # for or against what another witness found
 
 What is usual is worked out by `usual`; here it is said.
@@ -27,7 +28,6 @@ from iap_node.audit.usual import (
     known_variant,
     learn_habit,
     others_range,
-    reference_of,
     usual_of,
 )
 from iap_node.dicom.parameters import Nature
@@ -68,7 +68,7 @@ def habit_findings(own: StatedProtocol, habit: Habit, study: Sequence[PastSeries
 def software_finding(own: StatedProtocol, habit: Habit) -> Finding | None:
     """That the device has another software than in all earlier series of this protocol; told of the first one only."""
     before = habit.before
-    if habit.n_series or not own.software_versions or len(before) < habit.config.min_series:
+    if not own.software_versions or len(before) < habit.config.min_series:
         return None
     newest = before[0]
     text = dict(own.values).get("SoftwareVersions", own.software_versions)
@@ -171,7 +171,7 @@ def _span(element: ProtocolElement, low: float, high: float) -> str:
 
 def _out_of_proportion(element: ProtocolElement, text: str, habit: Habit) -> Iterator[Finding]:
     """A number that is adapted to the patient, but to no patient ever seen."""
-    found = others_range(element, text, habit)
+    found = others_range(element, habit)
     if found is None or element.keyword == "NumberOfSlices" or not is_out_of_proportion(element, text, *found, habit):
         return
     statement = f"{_all_of(habit)} have {_span(element, *found)}, which is adapted to the patient"
@@ -180,7 +180,7 @@ def _out_of_proportion(element: ProtocolElement, text: str, habit: Habit) -> Ite
 
 
 def _range_testimony(element: ProtocolElement, text: str | None, habit: Habit) -> Testimony | None:
-    found = others_range(element, text, habit)
+    found = others_range(element, habit)
     if found is None or text is None:
         return None
     statement = f"{_all_of(habit)} have {_span(element, *found)}, which is adapted to the patient"
@@ -222,10 +222,7 @@ def _against(usual: Usual, text: str | None, habit: Habit, variant: int | None =
 
 
 def _name_of(group: int, habit: Habit) -> str:
-    population = habit.population
-    assert population is not None
-    n = len(population.groups[group][1]) - (habit.own is not None and population.group_of[habit.own] == group)
-    return f"{group + 1} of this protocol ({n} other series)"
+    return f"{group + 1} of this protocol ({habit.group_size(group)} other series)"
 
 
 def _finding(
@@ -284,10 +281,7 @@ def _compared(departing: Sequence[tuple[Usual, str]]) -> str:
 
 
 def _as_variant(variant: int, departing: Sequence[tuple[Usual, str]], habit: Habit) -> Finding:
-    population = habit.population
-    assert population is not None
-    n = len(population.groups[variant][1]) - (habit.own is not None)
-    reference = len(population.groups[reference_of(habit)][1])
+    n, reference = habit.group_size(variant), habit.group_size(habit.left_out.reference)
     evidence = (
         f"It is variant {_name_of(variant, habit)} on this scanner{_since(habit)}; the dominant group has {reference}. "
         f"They differ in {_compared(departing)}"

@@ -4,7 +4,8 @@ Called by `habit`, which says it. The reference is the largest group of series t
 combination that was really used, no medley of each element's commonest value. An element has a habit where enough
 series state it, from enough studies, and enough of them have the reference's value. Where values that nobody wrote
 before are common the element varies freely and has none; where most of the series next in time have another value
-somebody changed the protocol. A series that is part of the population is left out.
+somebody changed the protocol. The series of one study do not speak for each other: what was set wrong in one
+examination is wrong in all its series, as mrQA's audit across subjects has it.
 
 References
 ----------
@@ -13,8 +14,9 @@ Good 1953, Biometrika, doi 10.1093/biomet/40.3-4.237 (how often a new value come
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from iap_node.audit.groups import Classes, Key, Population, meaning_of, populate
@@ -29,28 +31,46 @@ if TYPE_CHECKING:  # the audit of a folder reads files in processes that need no
 FEWEST_STUDIES = 3  # that the reference comes from: repetitions within one examination are no habit
 FEWEST_OF_VARIANT = 2  # series, before a group counts as a variant that is known
 NEW_VALUES = 0.05  # of the series that have a value of their own: above, the element varies freely
+_FARTHEST = 4  # times as many series as asked for are looked through for those next in time
 FEWEST_STATING = 0.5  # of the series: a majority that leaves an element out makes no reference
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The series of one study, of which none speaks for the others; made once for all of them."""
+
+    places: frozenset[int] = frozenset()
+    classes: Mapping[str, Counter[int]] = field(default_factory=dict)  # by keyword: how many of each class
+    numbers: Mapping[str, Counter[float]] = field(default_factory=dict)
+    groups: Counter[int] = field(default_factory=Counter)
+    reference: int = 0  # the largest group without them
+
+
+@dataclass(frozen=True, slots=True)
 class Habit:
-    """What other series of the same device, software and protocol show; those of other software apart."""
+    """What series of other studies show, with the same device, software and protocol."""
 
     population: Population | None  # None: no series with this software
-    own: int | None  # place of the series itself, to be left out; None: it is not among them
+    own: int | None  # place of the series itself; None: it is not in the population
     config: HabitConfig
     vocabulary: Vocabulary
-    before: tuple[PastSeries, ...] = ()  # of other software, and earlier
+    before: tuple[PastSeries, ...] = ()  # earlier ones of other software, where none has this one's; newest first
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def n_series(self) -> int:
         """Series that it is made of."""
-        return 0 if self.population is None else len(self.population.series) - (self.own is not None)
+        return 0 if self.population is None else len(self.population.series) - len(self.left_out.places)
+
+    def group_size(self, group: int) -> int:
+        """Series of a group that are not left out."""
+        assert self.population is not None
+        return len(self.population.groups[group][1]) - self.left_out.groups[group]
 
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What is usual of one element, the series itself left out."""
+    """What is usual of one element, the study of the series left out."""
 
     element: ProtocolElement
     text: str
@@ -66,22 +86,50 @@ class Usual:
 
 
 def learn_habit(
-    own: StatedProtocol, history: Sequence[PastSeries], config: HabitConfig, vocabulary: Vocabulary
+    own: StatedProtocol, history: Sequence[PastSeries], config: HabitConfig, vocabulary: Vocabulary, study: str = ""
 ) -> Habit:
     """The habit that earlier series of the same device and protocol show.
 
     Parameters
     ----------
     history
-        Without the series itself: `database.protocols.history`.
+        Without the series itself, the newest first: `database.protocols.history`.
+    study
+        The study of the series, whose other series are left out.
     """
     same = [one for one in history if one.protocol.software_versions == own.software_versions]
-    before = [one for one in history if one.protocol.software_versions not in ("", own.software_versions)]
-    population = populate(same, config.tolerances, vocabulary) if same and own.protocol else None
-    return Habit(population, None, config, vocabulary, tuple(before) if own.protocol else ())
+    others = [one for one in same if one.study != study]
+    population = populate(others, config.tolerances, vocabulary) if others and own.protocol else None
+    before = () if same else tuple(one for one in history if one.protocol.software_versions)
+    return Habit(population, None, config, vocabulary, before)
 
 
-# ---------------------------------------------------------------- one element, the series itself left out
+def leave_out(population: Population, places: Collection[int]) -> LeftOut:
+    """Series of a population, those of one study, that are compared with the rest of it."""
+    groups = Counter(population.group_of[place] for place in places)
+    reference, largest = 0, -1
+    for group, (_, members) in enumerate(population.groups):
+        if len(members) <= largest:
+            break
+        if len(members) - groups[group] > largest:
+            reference, largest = group, len(members) - groups[group]
+    return LeftOut(
+        frozenset(places),
+        {
+            keyword: Counter(index for place in places if (index := one.of[place]) is not None)
+            for keyword, one in population.classes.items()
+        },
+        {
+            keyword: Counter(number for place in places if (number := one.number_of[place]) is not None)
+            for keyword, one in population.classes.items()
+            if one.numbers
+        },
+        groups,
+        reference,
+    )
+
+
+# ---------------------------------------------------------------- one element, the study of the series left out
 
 
 def class_of(element: ProtocolElement, text: str | None, habit: Habit) -> int | None:
@@ -94,39 +142,30 @@ def class_of(element: ProtocolElement, text: str | None, habit: Habit) -> int | 
     return classes.place(meaning_of(element, text, habit.vocabulary))
 
 
-def reference_of(habit: Habit) -> int:
-    """The largest group, the series itself left out."""
-    population = habit.population
-    assert population is not None
-    if habit.own is None or len(population.groups) == 1 or population.group_of[habit.own] != 0:
-        return 0
-    return 0 if len(population.groups[0][1]) - 1 >= len(population.groups[1][1]) else 1
-
-
 def usual_of(element: ProtocolElement, own_class: int | None, habit: Habit) -> Usual | None:
     """What is usual of an element; None where the reference does not state it, or it varies freely."""
     population = habit.population
     if population is None or element.keyword in population.free:
         return None
     classes = population.classes[element.keyword]
-    reference = reference_of(habit)
+    left_out: Counter[int] = habit.left_out.classes.get(element.keyword, Counter())
+    reference = habit.left_out.reference
     if element.keyword in population.dividing:
         usual = population.groups[reference][0][population.dividing.index(element.keyword)]
     else:  # the commonest value, whatever the variant
         usual = 0 if classes.sizes else None
     if usual is None:
         return None
-    mine = None if habit.own is None else classes.of[habit.own]
-    n_stating = classes.n_stating - (mine is not None)
-    n_same = classes.sizes[usual] - (mine == usual)
+    n_stating = classes.n_stating - left_out.total()
+    n_same = classes.sizes[usual] - left_out[usual]
     if not n_same:
         return None
-    n_own = 0 if own_class is None else classes.sizes[own_class] - (mine is not None)
+    n_own = 0 if own_class is None else classes.sizes[own_class] - left_out[own_class]
     config = habit.config
     speaks = (
         n_stating >= max(config.min_series, FEWEST_STATING * habit.n_series)
         and n_same >= config.share * n_stating
-        and _n_single(classes, mine) <= max(1.0, NEW_VALUES * n_stating)
+        and _n_single(classes, left_out) <= max(1.0, NEW_VALUES * n_stating)
         and _n_studies(reference, habit) >= FEWEST_STUDIES
         and (own_class == usual or _is_usual_nearby(classes, usual, habit))
     )
@@ -145,38 +184,36 @@ def _is_usual_nearby(classes: Classes, usual: int, habit: Habit) -> bool:
         nearby = order[-n:]
     elif order:
         rank = population.rank[habit.own]
-        first = max(0, min(rank - n // 2, len(order) - n - 1))
-        nearby = tuple(place for place in order[first : first + n + 1] if place != habit.own)
+        around = range(max(0, rank - _FARTHEST * n), min(len(order), rank + _FARTHEST * n))
+        others = [other for other in around if order[other] not in habit.left_out.places]
+        nearby = tuple(order[other] for other in sorted(others, key=lambda other: abs(other - rank))[:n])
     else:
         nearby = ()
     stated = [classes.of[place] for place in nearby if classes.of[place] is not None]
     return not stated or 2 * stated.count(usual) >= len(stated)
 
 
-def _n_single(classes: Classes, mine: int | None) -> int:
-    """Series with a value that no other has, the series itself left out."""
-    size = 0 if mine is None else classes.sizes[mine]
-    return classes.n_single + {1: -1, 2: 1}.get(size, 0)
+def _n_single(classes: Classes, left_out: Counter[int]) -> int:
+    """Series with a value that no other has."""
+    n_single = classes.n_single
+    for index, n in left_out.items():
+        n_single += (classes.sizes[index] - n == 1) - (classes.sizes[index] == 1)
+    return n_single
 
 
 def _n_studies(group: int, habit: Habit) -> int:
-    population = habit.population
-    assert population is not None
-    studies = population.studies[group]
-    if habit.own is None or population.group_of[habit.own] != group:
-        return len(studies)
-    return len(studies) - (studies[population.series[habit.own].study] == 1)
+    assert habit.population is not None
+    return len(habit.population.studies[group]) - (habit.left_out.groups[group] > 0)
 
 
 def known_variant(key: Key, values: Mapping[str, str], habit: Habit) -> int | None:
     """The group, other than the reference, to which a series belongs with all that it states."""
     population = habit.population
     assert population is not None
-    reference = reference_of(habit)
+    reference = habit.left_out.reference
     if habit.own is not None:
         own = population.group_of[habit.own]
-        is_known = own != reference and len(population.groups[own][1]) - 1 >= FEWEST_OF_VARIANT
-        return own if is_known else None
+        return own if own != reference and habit.group_size(own) >= FEWEST_OF_VARIANT else None
     for index, (other, places) in enumerate(population.groups):
         if index == reference or len(places) < FEWEST_OF_VARIANT:
             continue
@@ -206,24 +243,19 @@ def is_adapted(element: ProtocolElement, own: StatedProtocol, habit: Habit) -> b
     return not slices.element.same(own_slices, usual)
 
 
-def others_range(element: ProtocolElement, text: str | None, habit: Habit) -> tuple[float, float] | None:
+def others_range(element: ProtocolElement, habit: Habit) -> tuple[float, float] | None:
     """Smallest and largest number that the others state; None where they are too few, or no single numbers."""
     population = habit.population
     if population is None or element.parameter.nature is not Nature.NUMBER:
         return None
     classes = population.classes[element.keyword]
-    mine = None if habit.own is None else classes.of[habit.own]
-    numbers = classes.numbers
-    if mine is not None and text is not None and len(numbers) > 1:
-        own = meaning_of(element, text, habit.vocabulary)
-        if own == (numbers[0],):
-            numbers = numbers[1:]
-        elif own == (numbers[-1],):
-            numbers = numbers[:-1]
-    n_stating = classes.n_stating - (mine is not None)
-    if not numbers or n_stating < max(habit.config.min_series, FEWEST_STATING * habit.n_series):
+    left_out: Counter[float] = habit.left_out.numbers.get(element.keyword, Counter())
+    low = next((number for number, n in classes.numbers if n > left_out[number]), None)
+    high = next((number for number, n in reversed(classes.numbers) if n > left_out[number]), None)
+    n_stating = classes.n_stating - habit.left_out.classes.get(element.keyword, Counter()).total()
+    if low is None or high is None or n_stating < max(habit.config.min_series, FEWEST_STATING * habit.n_series):
         return None
-    return numbers[0], numbers[-1]
+    return low, high
 
 
 def is_out_of_proportion(element: ProtocolElement, text: str, low: float, high: float, habit: Habit) -> bool:

@@ -67,7 +67,7 @@ class Hearing:
         with self._database.reading() as session:
             history = protocols.history(session, own, series_id, self._config.habit.series)
             study = protocols.of_study(session, series_id)
-        habit = learn_habit(own, history, self._config.habit, vocabulary)
+        habit = learn_habit(own, history, self._config.habit, vocabulary, study[0].study if study else "")
         standard = check_series(instances)
         pixels = pixel_findings(comparisons, header, prediction, self._config, standard)
         usual = habit_findings(own, habit, study)

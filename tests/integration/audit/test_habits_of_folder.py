@@ -100,6 +100,13 @@ def test_a_series_does_not_speak_for_itself() -> None:
     assert "10 of 10 series of this protocol on this scanner since 2026-03 have 2.46 ms" in evidence
 
 
+def test_what_was_set_wrong_in_a_whole_examination_is_told_of_all_its_series() -> None:
+    series = [past(n) for n in range(20)] + [past(20 + n, study="one", EchoTime="4.92") for n in range(4)]
+    found = compared(series)
+    assert told(found) == {20 + n: [(DEVIATES, "EchoTime")] for n in range(4)}
+    assert all("20 of 20 series" in one.evidence for of_one in found.findings for one in of_one)
+
+
 def test_a_change_of_software_is_told_of_the_first_series_in_time() -> None:
     old = [past(n) for n in range(12)]
     new = [past(20 + n, SoftwareVersions="syngo MR XA30", EchoTime="2.6", FlipAngle="12") for n in range(12)]

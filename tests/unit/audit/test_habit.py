@@ -87,6 +87,14 @@ def test_repetitions_within_two_examinations_make_no_habit() -> None:
     assert elements(findings(stated(EchoTime="4.92"), [past(n, study=f"study {n % 3}") for n in range(40)]))
 
 
+def test_the_series_of_one_examination_do_not_speak_for_each_other() -> None:
+    wrong = [past(100 + n, study="own", EchoTime="4.92") for n in range(5)]
+    habit = learn_habit(stated(EchoTime="4.92"), wrong + archive(40), CONFIG, Vocabulary(), study="own")
+    (found,) = habit_findings(stated(EchoTime="4.92"), habit)
+    assert found.severity is Severity.WARNING
+    assert found.evidence.endswith("40 of 40 series of this protocol on this scanner since 2026-03 have 2.46 ms")
+
+
 def test_an_element_that_too_few_agree_on_has_no_usual_value() -> None:
     mixed = [past(n, EchoTime="2.46" if n % 4 else "2.8") for n in range(40)]  # 75 %
     assert findings(stated(EchoTime="4.92"), mixed) == ()
@@ -249,6 +257,8 @@ def test_a_change_of_software_is_told_once_and_not_as_deviations() -> None:
     assert (found.check, found.element, found.severity) == (SOFTWARE_CHANGED, "SoftwareVersions", Severity.NOTE)
     assert "'syngo MR XA30'; none of 40 earlier series" in found.evidence
     assert "40 have 'syngo MR E11'" in found.evidence
+    second = learn_habit(stated(**new), [past(50, study="own", **new), *history], CONFIG, Vocabulary(), study="own")
+    assert habit_findings(stated(**new), second) == ()
     later = [past(100 + n, **new) for n in range(9)] + history
     assert findings(stated(**{**new, "EchoTime": "4.92"}), later[8:]) == ()  # the second: told already
     assert findings(stated(**{**new, "EchoTime": "4.92"}), later) == ()  # nine: no habit yet
