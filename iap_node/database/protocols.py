@@ -18,7 +18,7 @@ from iap_node.records import PastSeries, StatedProtocol
 
 MOST_OF_STUDY = 500  # series of one study that are compared
 MOST_SPELLINGS = 10_000
-NEWEST_OPTIONS = 20_000  # series whose Scan Options are looked at
+NEWEST_SERIES = 20_000  # whose spellings are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,6 @@ class KnownProtocol:
     device: str
     protocol: str
     n_series: int
-    last_stated_at: datetime
 
 
 def save_protocol(session: Session, series_id: int, revision: int, protocol: StatedProtocol, now: datetime) -> None:
@@ -96,7 +95,7 @@ def list_protocols(session: Session, limit: int, containing: str = "") -> list[K
     )
     n_series = func.count()
     query = (
-        select(StatedProtocolRow.device, StatedProtocolRow.protocol, n_series, func.max(StatedProtocolRow.stated_at))
+        select(StatedProtocolRow.device, StatedProtocolRow.protocol, n_series)
         .where(StatedProtocolRow.protocol != "", holds)
         .group_by(StatedProtocolRow.device, StatedProtocolRow.protocol)
         .order_by(n_series.desc(), StatedProtocolRow.device, StatedProtocolRow.protocol)
@@ -106,8 +105,15 @@ def list_protocols(session: Session, limit: int, containing: str = "") -> list[K
 
 
 def device_spellings(session: Session) -> list[tuple[str, str, str, int]]:
-    """Manufacturer, model and serial number as written, and in how many series: what `learn_vocabulary` learns from."""
-    columns = (SeriesRow.manufacturer, SeriesRow.manufacturer_model_name, SeriesRow.device_serial_number)
+    """Manufacturer, model and serial number as written, and in how many of the newest series."""
+    newest = (
+        select(SeriesRow.manufacturer, SeriesRow.manufacturer_model_name, SeriesRow.device_serial_number)
+        .order_by(SeriesRow.id.desc())
+        .limit(NEWEST_SERIES)
+        .subquery()
+        .c
+    )
+    columns = (newest.manufacturer, newest.manufacturer_model_name, newest.device_serial_number)
     query = select(*columns, func.count()).group_by(*columns).order_by(func.count().desc(), *columns)
     found = session.execute(query.limit(MOST_SPELLINGS))
     return [(manufacturer, model, serial_number, n) for manufacturer, model, serial_number, n in found]
@@ -118,7 +124,7 @@ def scan_options(session: Session) -> list[tuple[str, int]]:
     newest = select(StatedProtocolRow.stated["ScanOptions"].as_string().label("options")).order_by(
         StatedProtocolRow.series_id.desc()
     )
-    options = newest.limit(NEWEST_OPTIONS).subquery().c.options
+    options = newest.limit(NEWEST_SERIES).subquery().c.options
     query = select(options, func.count()).where(options.is_not(None)).group_by(options)
     query = query.order_by(func.count().desc(), options).limit(MOST_SPELLINGS)
     return [(text, n) for text, n in session.execute(query)]
