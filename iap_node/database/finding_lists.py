@@ -6,16 +6,15 @@ findings there are: one walk for each severity and state, merged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, select, tuple_, union_all
-from sqlalchemy.orm import Session, aliased
-from sqlalchemy.orm.util import AliasedClass
+from sqlalchemy import ColumnElement, Select, and_, exists, func, literal, select, tuple_, union_all
+from sqlalchemy.orm import Session
 
 from iap_node.database.payloads import from_payload
 from iap_node.database.tables import (
@@ -30,9 +29,13 @@ from iap_node.errors import PermanentError
 from iap_node.records import FindingKind, FindingState, Severity, Testimony, Witness
 
 _PAGE = 500  # findings that `every_finding` reads at a time
+_FEW_SERIES = 2000  # of a scanner; of more, one in some hundred is met on any walk through the archive
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}  # the worst first
 
-Findings = type[FindingRow] | AliasedClass[FindingRow]
+# What a filter, an order or a page asks of a finding.
+_ASKED_FOR = (
+    "id", "series_id", "element", "check_name", "kind", "severity", "raised_by", "state", "rule_id", "found_at",
+)  # fmt: skip
 
 
 class UnknownFinding(PermanentError):
@@ -146,7 +149,8 @@ def list_findings(
     UnknownFinding
         There is no finding `after`.
     """
-    found = _page(which, order, limit, None if after is None else _position(session, after)).subquery()
+    end = None if after is None else _position(session, after)
+    found = _page(_source(session, which), which, order, limit, end).subquery()
     query = _records().join(found, found.c.id == FindingRow.id)
     return [_archived(*row) for row in session.execute(query.order_by(*_sorting(found.c, order)))]
 
@@ -163,8 +167,10 @@ def every_finding(
 
 def count_findings(session: Session, which: FindingFilter = OPEN) -> dict[Severity, int]:
     """How many findings a filter admits, by severity; zero included."""
-    findings = _source(which)
-    query = select(findings.severity, func.count()).where(*admitted(findings, which)).group_by(findings.severity)
+    findings, others = _source(session, which)
+    asked = [column.in_(values) for column, values in ((findings.state, which.states),
+                                                       (findings.severity, which.severities)) if values]  # fmt: skip
+    query = select(findings.severity, func.count()).where(*asked, *others).group_by(findings.severity)
     counted: dict[Severity, int] = dict.fromkeys(Severity, 0)
     for severity, n in session.execute(query):
         counted[severity] = n
@@ -201,8 +207,8 @@ def finding_events(session: Session, finding_id: int) -> tuple[FindingEvent, ...
     return tuple(FindingEvent(*row) for row in session.execute(query))
 
 
-def admitted(findings: Findings, which: FindingFilter) -> list[ColumnElement[bool]]:
-    """The conditions of a filter on `finding` or an alias of it."""
+def admitted(findings: Any, which: FindingFilter) -> list[ColumnElement[bool]]:
+    """The conditions of a filter on the columns of `finding`."""
     lists: tuple[tuple[Any, tuple[Any, ...]], ...] = (
         (findings.state, which.states),
         (findings.severity, which.severities),
@@ -255,12 +261,35 @@ def named_scanner(session: Session, text: str) -> Scanner:
     )
 
 
-def _source(which: FindingFilter) -> Findings:
-    """Where the filter looks: a series has few findings, which are read before anything else is asked of them."""
-    if which.series_id is None:
-        return FindingRow
-    of_series = select(FindingRow).where(FindingRow.series_id == which.series_id).cte("of_series")
-    return aliased(FindingRow, of_series.prefix_with("MATERIALIZED"))
+class _Source(NamedTuple):
+    """Where findings are looked for, and the conditions that are left to look for there."""
+
+    findings: Any  # columns of `finding`
+    conditions: list[ColumnElement[bool]]
+
+
+def _source(session: Session, which: FindingFilter) -> _Source:
+    """What a filter asks for beyond states and severities, looked for along the index that leads there first.
+
+    The findings of one series, or of a scanner with few series, are gathered before anything else is asked of them.
+    Those of a scanner with many are met soon enough on the way through the inbox. Neither database knows that.
+    """
+    series_ids: Sequence[int] | None = None
+    rest = replace(which, states=(), severities=(), series_id=None, scanner=None)
+    if which.series_id is not None:
+        series_ids = [which.series_id]
+        rest = replace(rest, scanner=which.scanner)
+    elif which.scanner is not None:
+        query = select(SeriesRow.id).where(*made_by(which.scanner)).limit(_FEW_SERIES + 1)
+        series_ids = session.scalars(query).all()
+    if series_ids is None:
+        return _Source(FindingRow, admitted(FindingRow, rest))
+    if len(series_ids) > _FEW_SERIES and which.scanner is not None:
+        of_scanner = exists().where(SeriesRow.id == FindingRow.series_id, *made_by(which.scanner))
+        return _Source(FindingRow, [*admitted(FindingRow, rest), of_scanner])
+    gathered = select(*(getattr(FindingRow, name) for name in _ASKED_FOR)).where(FindingRow.series_id.in_(series_ids))
+    findings = gathered.cte("gathered").prefix_with("MATERIALIZED").c
+    return _Source(findings, admitted(findings, rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +309,11 @@ def _position(session: Session, finding_id: int) -> _Position:
     return _Position(finding_id, _RANK[row.severity], row.found_at)
 
 
-def _page(which: FindingFilter, order: FindingOrder, limit: int, after: _Position | None) -> Select[Any]:
+def _page(
+    source: _Source, which: FindingFilter, order: FindingOrder, limit: int, after: _Position | None
+) -> Select[Any]:
     """Number, rank and time of the findings of one page: the first of each severity and state, merged."""
-    findings = _source(which)
-    others = admitted(findings, replace(which, severities=(), states=()))
+    findings, others = source
     walks = []
     for severity, state in product(which.severities or tuple(Severity), which.states or tuple(FindingState)):
         rank = _RANK[severity]
@@ -298,7 +328,7 @@ def _page(which: FindingFilter, order: FindingOrder, limit: int, after: _Positio
     return select(merged).order_by(*_sorting(merged.c, order)).limit(limit)
 
 
-def _beyond(findings: Findings, order: FindingOrder, after: _Position) -> ColumnElement[bool]:
+def _beyond(findings: Any, order: FindingOrder, after: _Position) -> ColumnElement[bool]:
     place = tuple_(findings.found_at, findings.id)
     end = tuple_(literal(after.found_at, FindingRow.found_at.type), literal(after.id))
     return place > end if order is FindingOrder.OLDEST else place < end

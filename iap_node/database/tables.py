@@ -337,8 +337,9 @@ class FindingRow(Table):
     __table_args__ = (
         UniqueConstraint("series_id", "element", "check_name"),
         Index(None, "series_id", "state"),  # how many of a series are open
-        # the inbox: the newest first of each severity, all of them, of one check, of one element
-        Index(None, "state", "severity", "found_at", "id"),
+        # the inbox: the newest first of each severity, all of them, of one check, of one element; what else is asked
+        # for rarely finds few, and is looked for in the index alone
+        Index(None, "state", "severity", "found_at", "id", "kind", "raised_by", "series_id"),
         Index(None, "check_name", "state", "severity", "found_at", "id"),
         Index(None, "element", "state", "severity", "found_at", "id"),
     )

@@ -85,7 +85,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_finding_rule_id"), "finding", ["rule_id"])
     op.create_index(op.f("ix_finding_series_id_state"), "finding", ["series_id", "state"])
     inbox = ("state", "severity", "found_at", "id")
-    for columns in (inbox, ("check_name", *inbox), ("element", *inbox)):
+    for columns in ((*inbox, "kind", "raised_by", "series_id"), ("check_name", *inbox), ("element", *inbox)):
         op.create_index(op.f(f"ix_finding_{'_'.join(columns)}"), "finding", list(columns))
 
     op.create_table(
