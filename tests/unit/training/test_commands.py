@@ -20,7 +20,7 @@ def test_a_folder_without_a_data_set_is_an_error_with_its_remedy_and_no_tracebac
     assert "Traceback" not in done.stderr
 
 
-def test_help_names_the_four_commands():
+def test_help_names_the_commands():
     text = CliRunner().invoke(app, ["--help"]).output
-    for command in ("simulate", "fit", "evaluate", "reference"):
+    for command in ("simulate", "fit", "recalibrate", "evaluate", "reference"):
         assert command in text

@@ -26,6 +26,10 @@ def test_an_interrupted_data_set_goes_on_and_is_the_same_whatever_the_processes(
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     dataset.simulate(whole, plan, processes=2)
     counted = []
+    dataset.simulate(cut, plan, processes=1, splits=("conformal",))
+    with pytest.raises(dataset.DataSetError, match=r"training.*missing"):
+        dataset.load(cut, "training")
+    assert len(dataset.load(cut, "conformal").labels) == 1
     dataset.simulate(cut, plan, processes=1)
     (cut / "training" / "000001.json").unlink()  # as a kill between pixels and labels leaves it
     kept = (cut / "training" / "000000.npy").stat().st_mtime_ns

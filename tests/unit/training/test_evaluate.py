@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iap_node.inference.package import ModelPackage
+from iap_node.inference.package import ModelPackage, load_package, package_folder
 from training import dataset, evaluate, joint, report, unlike
 from training.fit import fit
 from training.recipes import REFERENCE, heads_for
@@ -111,6 +111,8 @@ def test_recalibration_changes_calibration_only_and_says_where_it_came_from(pack
     assert again.manifest.header == package.manifest.header
     assert again.manifest.provenance["recalibrated"]["from"] == package.model_id
     assert again.manifest.provenance["recipe"] == package.manifest.provenance["recipe"]
+    with pytest.raises(dataset.DataSetError, match="not prepared"):
+        recalibrated(load_package(package_folder("reference")), tmp_path, data, seed=0)
 
 
 def test_package_says_how_it_came_about(package):
