@@ -136,3 +136,7 @@ def _print_pixels(judgement: Judgement) -> None:
     )
     if prediction.novel:
         out.print(Text("novel: unlike anything the model was trained on, so it gives no verdict", style="bold"))
+    fit = prediction.header_fit
+    if fit is not None:
+        share = f"{100 * fit.p_value:.2g} % of right headers fit no better"
+        out.print(Text(f"header as a whole, {len(fit.terms)} values: {share}"))

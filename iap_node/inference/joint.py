@@ -65,10 +65,10 @@ def _score(head: Head, answer: ParameterPrediction, header: SeriesHeader) -> flo
     if value is None:
         return math.nan
     if head.kind is ParameterKind.CONTINUOUS:
-        number = float(value)
-        if answer.value is None or (head.transform == "log" and number <= 0):
+        number, predicted = float(value), answer.value
+        if predicted is None or (head.transform == "log" and min(number, predicted) <= 0):
             return math.nan
-        return abs(head.encode(number) - head.encode(answer.value))
+        return abs(head.encode(number) - head.encode(predicted))
     parameter = BY_KEYWORD[head.keyword]
     label = parameter.match(value, head.classes)
     if label is None:
