@@ -39,7 +39,7 @@ def create_app(node: WebNode) -> FastAPI:
         version=__version__,
         description="What the console does, for programs. Show a bearer token, made in the console under Admin.",
         lifespan=life,
-        docs_url=None,  # its page would load scripts from elsewhere; /api/v1/openapi.json is there for any viewer
+        docs_url=None,  # its page would load scripts from elsewhere; /api/v1/openapi.json is there for all
         redoc_url=None,
         openapi_url=f"{API_PREFIX}/openapi.json",
     )
@@ -49,6 +49,6 @@ def create_app(node: WebNode) -> FastAPI:
     for router in (health.router, metrics.router, sign_in.router, pulse.router, *PAGE_ROUTERS):
         app.include_router(router)
     for router in API_ROUTERS:
-        app.include_router(router, prefix=API_PREFIX)
+        app.include_router(router, prefix=API_PREFIX, responses=problems.RESPONSES)
     app.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
     return app

@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from iap_node.database.accounts import AccountRefused
@@ -20,8 +21,26 @@ from iap_node.web.identity import SAFE_METHODS, ChangePasswordFirst, Forbidden, 
 from iap_node.web.rendering import page
 
 API = "/api/"
+MEDIA_TYPE = "application/problem+json"
 
 log = structlog.get_logger("web")
+
+
+class Problem(BaseModel):
+    """What is wrong and what helps (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+    for status in (400, 401, 403, 404, 405, 409, 422, 503)
+}
+"""What every route of the API may answer instead; for its schema."""
 
 
 def problem(request: Request, status: int, detail: str, **more: Any) -> Response:
@@ -34,7 +53,7 @@ def problem(request: Request, status: int, detail: str, **more: Any) -> Response
             "detail": detail,
             **more,
         }
-        return JSONResponse(content, status, media_type="application/problem+json")
+        return JSONResponse(content, status, media_type=MEDIA_TYPE)
     if request.headers.get("hx-request"):
         return page(request, "_problem.html", status_code=status, detail=detail)
     return page(request, "problem.html", status_code=status, title=HTTPStatus(status).phrase, detail=detail)
