@@ -270,7 +270,7 @@ def replay(
                         "before": one.before._asdict(),
                         "after": one.after._asdict(),
                         "reason_before": one.reason_before,
-                        "reason_after": one.reason_after,
+                        "reason_after": rules.decide(one.evidence).reason,
                     }
                     for one in shown
                 ],
@@ -296,7 +296,7 @@ def replay(
                     one.series_description,
                     _goes_to(one.before),
                     _goes_to(one.after),
-                    one.reason_after,
+                    rules.decide(one.evidence).reason,
                 )
                 for one in shown
             ],

@@ -7,7 +7,7 @@ keeping a writer or a checkpoint waiting, and what comes in meanwhile is not mis
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,7 @@ from iap_node.database.tables import (
 from iap_node.records import (
     FindingState,
     FoundFact,
+    HeaderValue,
     ParameterPrediction,
     RoutingEvidence,
     SeriesHeader,
@@ -72,6 +73,7 @@ class Wanted:
     """What of the evidence rules look at: the rest stays in the database."""
 
     parameters: Collection[str] = ()  # predicted
+    headers: Collection[str] = ()  # acquisition parameters, as stated
     stated: bool = True  # elements beyond the acquisition parameters
     findings: bool = True
 
@@ -117,7 +119,7 @@ def with_evidence(database: Database, since: datetime, wanted: Wanted) -> Iterat
             evidence = RoutingEvidence(
                 prediction=None if row[6] is None else _prediction(row[6], wanted.parameters),
                 not_analysed_reason=row[5] or "",
-                header=from_payload(SeriesHeader, row[4]),
+                header=_header(row[4], wanted.headers),
                 stated=stated.get(series.id),
                 facts=facts_of(series, row[1], n_instances.get(series.id, 0)),
                 findings=tuple(findings.get(series.id, ())) if wanted.findings else None,
@@ -206,20 +208,26 @@ def _decision(columns: Sequence[Any], truths: tuple[tuple[str, str], ...] = ()) 
     )
 
 
+# Of payloads only what is asked for becomes records: that is most of the time that a long replay takes.
+
+
+def _header(payload: dict[str, Any], keywords: Collection[str]) -> SeriesHeader:
+    looked_at = [from_payload(HeaderValue, value) for value in payload["values"] if value["keyword"] in keywords]
+    return SeriesHeader(tuple(looked_at))
+
+
 def _prediction(payload: dict[str, Any], parameters: Collection[str]) -> SeriesPrediction:
     looked_at = [item for item in payload["parameters"] if item["keyword"] in parameters]
     prediction: SeriesPrediction = from_payload(SeriesPrediction, {**payload, "parameters": []})
-    if not looked_at:
-        return prediction
-    return SeriesPrediction(
-        prediction.model_id,
-        prediction.training_data,
-        prediction.novel,
-        prediction.novelty_score,
-        prediction.novelty_threshold,
-        prediction.n_slices,
-        tuple(from_payload(ParameterPrediction, item) for item in looked_at),
-    )
+    return replace(prediction, parameters=tuple(map(_parameter, looked_at))) if looked_at else prediction
+
+
+def _parameter(payload: dict[str, Any]) -> ParameterPrediction:
+    """What rules look at of a prediction; conformal sets and most intervals are not."""
+    trimmed = {**payload, "prediction_set": [], "intervals": [] if payload["interval"] else payload["intervals"]}
+    shares = trimmed.pop("probabilities")
+    record: ParameterPrediction = from_payload(ParameterPrediction, trimmed)
+    return replace(record, probabilities=tuple((str(label), float(share)) for label, share in shares))
 
 
 def _instances(session: Session, ids: Sequence[int]) -> dict[int, int]:

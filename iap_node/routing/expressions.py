@@ -85,8 +85,9 @@ class _Case:
     domains: Mapping[str, DomainTrace]
     least_probability: float
     truths: list[Truth]  # of every condition; of predicted ones while probabilities are added up
-    observed: list[str]
+    observed: list[str]  # of stated conditions
     pieces: dict[str, list[Piece]] = field(default_factory=dict)
+    judged: dict[int, Judged] = field(default_factory=dict)  # by the part's identity: the trace asks again
 
 
 class Expression:
@@ -124,7 +125,13 @@ class Expression:
             How the domains came out that it refers to.
         """
         case = self._case(evidence, least_probability, domains or {})
-        return self._trace(self._root, case)
+        return self._judge(self._root, case), self._trace(self._root, case)
+
+    def outcome(
+        self, evidence: RoutingEvidence, least_probability: float, domains: Mapping[str, DomainTrace] | None = None
+    ) -> Judged:
+        """As `judge`, without the trace, which takes most of the time."""
+        return self._judge(self._root, self._case(evidence, least_probability, domains or {}))
 
     def _compile(self, term: Any) -> _Node:
         if isinstance(term, NotConfig):
@@ -153,8 +160,7 @@ class Expression:
             if isinstance(leaf, ConditionConfig) and not leaf.missing:
                 found = Stated(Truth.UNKNOWN, "")
             elif isinstance(leaf, ConditionConfig):
-                pixels = distributions.predicted(evidence.prediction, leaf.parameter)
-                found = Stated(truth_of(pixels is None), distributions.observed(evidence.prediction, leaf.parameter))
+                found = Stated(truth_of(distributions.predicted(evidence.prediction, leaf.parameter) is None), "")
             elif isinstance(leaf, FindingConditionConfig):
                 found = finding_truth(leaf, evidence)
             elif isinstance(leaf, DomainConditionConfig):
@@ -167,42 +173,47 @@ class Expression:
             case.observed.append(found.observed)
         for keyword, conditions in self._conditions.items():
             case.pieces[keyword] = conditions.pieces(distributions.predicted(evidence.prediction, keyword))
-            seen = distributions.observed(evidence.prediction, keyword)
-            for number in self._by_parameter[keyword]:
-                case.observed[number] = seen
         return case
 
-    def _trace(self, node: _Node, case: _Case) -> tuple[Judged, ConditionTrace]:
+    def _trace(self, node: _Node, case: _Case) -> ConditionTrace:
         judged = self._judge(node, case)
-        observed = "" if node.leaf < 0 else case.observed[node.leaf]
         probability = judged.probability
+        observed = "" if node.leaf < 0 else case.observed[node.leaf]
         if node.source is ConditionSource.DOMAIN:
             probability = case.domains[self._leaves[node.leaf].domain].probability
-        if node.leaf >= 0 and judged.predicted and probability is None and case.pieces[next(iter(node.parameters))]:
-            knows = distributions.predicted(case.evidence.prediction, next(iter(node.parameters))) is not None
-            observed += "; the model knows no value of this condition" if knows else ""
-        return judged, ConditionTrace(
+        elif node.source is ConditionSource.PIXELS:
+            keyword = self._leaves[node.leaf].parameter
+            observed = distributions.observed(case.evidence.prediction, keyword)
+            knows = distributions.predicted(case.evidence.prediction, keyword) is not None
+            if judged.predicted and probability is None and knows:
+                observed += "; the model knows no value of this condition"
+        return ConditionTrace(
             condition=node.text,
             truth=judged.truth,
             probability=probability,
             observed=observed,
             source=node.source,
             at_least=probability is not None and judged.predicted and judged.at_least,
-            parts=tuple(self._trace(part, case)[1] for part in node.parts),
+            parts=tuple(self._trace(part, case) for part in node.parts),
         )
 
     def _judge(self, node: _Node, case: _Case) -> Judged:
-        true, false = self._probabilities((node,), ConditionSource.ALL, case)
-        truth = self._truth(node, case)
+        known = case.judged.get(id(node))
+        if known is not None:
+            return known
         enough = case.least_probability - ROUNDING
-        if (truth is Truth.TRUE and true < enough) or (truth is Truth.FALSE and false < enough):
-            truth = Truth.UNKNOWN
-        return Judged(truth, true, false, bool(node.parameters))
+        true, false = self._probabilities((node,), ConditionSource.ALL, case)
+        if len(node.parameters) <= 1:  # the probability is exact, and the only measure
+            truth = Truth.TRUE if true >= enough else Truth.FALSE if false >= enough else Truth.UNKNOWN
+        else:
+            truth = self._truth(node, case)
+            if (truth is Truth.TRUE and true < enough) or (truth is Truth.FALSE and false < enough):
+                truth = Truth.UNKNOWN
+        judged = case.judged[id(node)] = Judged(truth, true, false, bool(node.parameters))
+        return judged
 
     def _truth(self, node: _Node, case: _Case) -> Truth:
-        """The first measure, of a part with its own joint probability."""
-        if len(node.parameters) <= 1:
-            return self._by_probability((node,), ConditionSource.ALL, case)
+        """The first measure, of parts over several parameters."""
         if node.source is ConditionSource.NOT:
             return negation(self._judge(node.parts[0], case).truth)
         alike: dict[frozenset[str], list[_Node]] = {}
@@ -212,7 +223,11 @@ class Expression:
                 alike.setdefault(part.parameters, []).append(part)
             else:
                 truths.append(self._judge(part, case).truth)
-        truths += [self._by_probability(parts, node.source, case) for parts in alike.values()]
+        for parts in alike.values():
+            single = len(parts) == 1
+            truths.append(
+                self._judge(parts[0], case).truth if single else self._by_probability(parts, node.source, case)
+            )
         return _COMBINE[node.source](truths)
 
     def _by_probability(self, parts: Sequence[_Node], how: ConditionSource, case: _Case) -> Truth:
@@ -227,8 +242,10 @@ class Expression:
         Goes through the pieces of one parameter after the other. What is settled whatever the other parameters are is
         not looked at any further; with parts under `all` or `any` that is nearly everything.
         """
-        keywords = sorted(frozenset().union(*(part.parameters for part in parts)))
         truths = case.truths
+        if len(parts) == 1 and parts[0].leaf >= 0:
+            return self._of_condition(parts[0], case)
+        keywords = sorted(frozenset().union(*(part.parameters for part in parts)))
 
         def evaluate(node: _Node) -> Truth:
             if node.leaf >= 0:
@@ -258,6 +275,20 @@ class Expression:
             return true, false
 
         true, false = add_up(0)
+        return min(1.0, true), min(1.0, false)
+
+    def _of_condition(self, node: _Node, case: _Case) -> tuple[float, float]:
+        if not node.parameters:
+            truth = case.truths[node.leaf]
+            return float(truth is Truth.TRUE), float(truth is Truth.FALSE)
+        keyword = self._leaves[node.leaf].parameter
+        place = self._by_parameter[keyword].index(node.leaf)
+        true = false = 0.0
+        for weight, outcome in case.pieces[keyword]:
+            if outcome[place] is Truth.TRUE:
+                true += weight
+            elif outcome[place] is Truth.FALSE:
+                false += weight
         return min(1.0, true), min(1.0, false)
 
 

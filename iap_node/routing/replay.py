@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from iap_node.database.route_history import DecidedSeries, PastDecision, Wanted
-from iap_node.records import RouteDecision
+from iap_node.records import RouteDecision, RoutingEvidence
 from iap_node.routing.rules import Rules
 
 DEFAULT_ROUTE = "default route"
@@ -39,7 +39,7 @@ class Replayed:
     before: Way
     after: Way
     reason_before: str
-    reason_after: str
+    evidence: RoutingEvidence  # why it would go there, `Rules.decide` says at length
 
     @property
     def goes_elsewhere(self) -> bool:
@@ -64,14 +64,14 @@ class Tally:
 
 def wanted_by(rules: Rules) -> Wanted:
     """What of the evidence the rules look at."""
-    return Wanted(rules.parameters, stated=rules.look_at_stated, findings=rules.look_at_findings)
+    return Wanted(rules.parameters, rules.headers, stated=rules.look_at_stated, findings=rules.look_at_findings)
 
 
 def replay(rules: Rules, series: Iterable[DecidedSeries]) -> Iterator[Replayed]:
     """Decide each series again; one comes out for each that goes in."""
     for one in series:
         assert one.evidence is not None  # asked for with it
-        after = rules.decide(one.evidence)
+        after = rules.decide(one.evidence, traced=False)
         yield Replayed(
             one.series_instance_uid,
             one.series_description,
@@ -79,7 +79,7 @@ def replay(rules: Rules, series: Iterable[DecidedSeries]) -> Iterator[Replayed]:
             _way(one.decision),
             _way(after),
             one.decision.reason,
-            after.reason,
+            one.evidence,
         )
 
 

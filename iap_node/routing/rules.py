@@ -42,6 +42,7 @@ from iap_node.routing.expressions import Expression
 from iap_node.routing.sentences import share, weakest, why_default
 
 Unknown = Literal["default", "hold", "pass"]
+_UNTRACED = ConditionTrace("", Truth.UNKNOWN, None, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class _Route:
 class _Course:
     """What has been decided so far, on the way from the highest priority to the lowest."""
 
+    traced: bool = True
     traces: list[RouteTrace] = field(default_factory=list)
     applied: list[_Route] = field(default_factory=list)
     shadows: list[_Route] = field(default_factory=list)
@@ -136,13 +138,24 @@ class Rules:
         """Whether they look at findings of the audit."""
         return any(isinstance(term, FindingConditionConfig) for term in self.config.terms())
 
-    def decide(self, evidence: RoutingEvidence) -> RouteDecision:
-        """Judge every domain, every rule and every model, and choose the route."""
+    @property
+    def headers(self) -> frozenset[str]:
+        """The acquisition parameters whose header values the rules look at."""
+        return frozenset(term.header for term in self.config.terms() if isinstance(term, HeaderConditionConfig))
+
+    def decide(self, evidence: RoutingEvidence, *, traced: bool = True) -> RouteDecision:
+        """Judge every domain, every rule and every model, and choose the route.
+
+        Parameters
+        ----------
+        traced
+            False: the decision alone, in a fraction of the time; its traces and its reason are empty.
+        """
         domains = {
-            name: _domain_trace(name, expression, least, evidence)
+            name: _domain_trace(name, expression, least, evidence, traced=traced)
             for name, (expression, least) in self._domains.items()
         }
-        course = _Course()
+        course = _Course(traced=traced)
         for route in self._routes:
             _go_through(route, evidence, domains, course)
         blocked = course.undecided
@@ -160,8 +173,8 @@ class Rules:
             domain=models[0].domain if models else None,
             downstream_models=tuple(route.name for route in models),
             destinations=tuple(destinations),
-            reason=self._reason(evidence, domains, course, blocked, by_default=by_default),
-            trace=tuple(domains.values()),
+            reason=self._reason(evidence, domains, course, blocked, by_default=by_default) if traced else "",
+            trace=tuple(domains.values()) if traced else (),
             rules_version=self.version,
             routes=tuple(course.traces),
             by=tuple(route.name for route in sending),
@@ -248,7 +261,12 @@ def judge_condition(
     return Expression(condition).judge(RoutingEvidence(prediction), least_probability)[1]
 
 
-def _domain_trace(name: str, expression: Expression, least: float, evidence: RoutingEvidence) -> DomainTrace:
+def _domain_trace(
+    name: str, expression: Expression, least: float, evidence: RoutingEvidence, *, traced: bool = True
+) -> DomainTrace:
+    if not traced:
+        outcome = expression.outcome(evidence, least)
+        return DomainTrace(name, outcome.truth, outcome.probability, least, ())
     judged, trace = expression.judge(evidence, least)
     conditions = trace.parts if trace.source == "all" else (trace,)
     at_least = judged.at_least and judged.probability is not None
@@ -258,7 +276,12 @@ def _domain_trace(name: str, expression: Expression, least: float, evidence: Rou
 def _go_through(
     route: _Route, evidence: RoutingEvidence, domains: Mapping[str, DomainTrace], course: _Course
 ) -> None:
-    judged, condition = route.expression.judge(evidence, route.least_probability, domains)
+    if not course.traced and course.stopped:
+        return
+    if course.traced:
+        judged, condition = route.expression.judge(evidence, route.least_probability, domains)
+    else:
+        judged, condition = route.expression.outcome(evidence, route.least_probability, domains), _UNTRACED
     truth = judged.truth
     outcome = {Truth.TRUE: RouteOutcome.APPLIED, Truth.FALSE: RouteOutcome.NOT_APPLIED}.get(truth, RouteOutcome.UNKNOWN)
     reached = not course.stopped
@@ -287,7 +310,8 @@ def _go_through(
         shadow=route.shadow,
         consequence=consequence,
     )
-    course.traces.append(trace)
+    if course.traced:
+        course.traces.append(trace)
     if outcome is RouteOutcome.APPLIED:
         (course.shadows if route.shadow else course.applied).append(route)
         if route.hold is not None:

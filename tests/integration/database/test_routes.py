@@ -266,13 +266,13 @@ def test_replay_by_the_same_rules_changes_nothing_and_by_others_says_what(
 
 def test_replay_reads_back_what_the_decision_was_made_of(database: Database, judge: Callable[..., int]) -> None:
     judge(1, findings=[DOUBT], series_description="T1")
-    (one,) = route_history.with_evidence(database, NOON, route_history.Wanted(["Manufacturer"]))
+    (one,) = route_history.with_evidence(database, NOON, route_history.Wanted(["Manufacturer"], ["EchoTime"]))
     assert one.evidence is not None and one.evidence.facts is not None and one.evidence.header is not None
     assert one.evidence.prediction == pixels(0.95)
     assert one.evidence.header.value("EchoTime").canonical == 2.1
     assert one.evidence.facts.series_description == "T1"
     assert one.evidence.findings == (FoundFact("pixels-contradict", "EchoTime", "warning", "open", "pixels"),)
-    (without,) = route_history.with_evidence(database, NOON, route_history.Wanted([], stated=False, findings=False))
+    (without,) = route_history.with_evidence(database, NOON, route_history.Wanted(stated=False, findings=False))
     assert without.evidence is not None and without.evidence.prediction is not None
     assert (without.evidence.prediction.parameters, without.evidence.findings) == ((), None)
 

@@ -186,6 +186,10 @@ def test_a_series_is_never_dropped_and_is_sent_nowhere_that_more_knowledge_would
     full = data.draw(evidences())
     little = data.draw(less_known(full))
     then, now = some.decide(little), some.decide(full)
+    for evidence, decision in ((little, then), (full, now)):
+        bare = some.decide(evidence, traced=False)
+        assert replace(decision, reason="", trace=(), routes=(), held="") == replace(bare, held="")
+        assert bool(bare.held) == bool(decision.held)
     for decision in (then, now):
         assert decision.destinations, "the default route takes what nothing else takes"
         assert decision.reason
