@@ -90,10 +90,11 @@ def _judge_pixels(found: FolderAudit, model: str | None, config: NodeConfig, pro
     """The audit with the pixels heard; here, and nowhere before, torch is loaded."""
     from iap_node.audit.folder_witnesses import with_pixels
     from iap_node.inference.package import load_package, package_folder
-    from iap_node.inference.predictor import Predictor
+
+    package = load_package(package_folder(model or config.inference.model))
+    from iap_node.inference.predictor import Predictor  # torch: seconds, for nothing where the package is not usable
 
     task = progress.add_task("reading pixels", total=len(found.series))
-    package = load_package(package_folder(model or config.inference.model))
     predictor = Predictor(package, device=config.inference.device, batch_size=config.inference.batch_size)
     return with_pixels(found, predictor, config.audit, config.inference, lambda: progress.advance(task))
 

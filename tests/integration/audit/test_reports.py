@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -18,11 +19,12 @@ from iap_node.audit.reports import month, scheduled, study
 from iap_node.audit.reports.month import MONTHS_BEFORE
 from iap_node.audit.reports.period import Month
 from iap_node.cli import app
-from iap_node.config import AuditConfig, ReportsConfig
+from iap_node.config import AuditConfig, ReportsConfig, parse_config
 from iap_node.database.engine import Database
 from iap_node.database.report_series import ReportedStudy
 from iap_node.database.report_series import study as reported_study
 from iap_node.errors import RetriableError
+from iap_node.scheduler import run_scheduler
 from tests.integration.audit.simulated_archive import (
     END_OF_FEBRUARY,
     SCANNERS,
@@ -32,6 +34,7 @@ from tests.integration.audit.simulated_archive import (
     fill,
     finding,
 )
+from tests.integration.worker.conftest import wait_for
 
 AT = datetime(2026, 3, 5, 12, 0, tzinfo=UTC)
 FEBRUARY = Month(2026, 2)
@@ -300,3 +303,18 @@ def test_report_is_written_once_and_made_up_for(node: Path, tmp_path: Path) -> N
     with pytest.raises(RetriableError, match=r"audit\.reports\.folder"):
         scheduled.write_due(AuditConfig(reports=ReportsConfig(folder=blocked)), database, AT)
     database.dispose()
+
+
+def test_scheduler_writes_the_report_where_the_configuration_says(node: Path, tmp_path: Path) -> None:
+    config = parse_config({"audit": {"reports": {"folder": str(tmp_path), "cron": "* * * * *"}}}, node)
+    database, stop = open_database(node), threading.Event()
+    thread = threading.Thread(target=run_scheduler, args=(config, database, stop))
+    thread.start()
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("physicist-*.json"))) == scheduled.MONTHS_MADE_UP, "the reports")
+    finally:
+        stop.set()
+        thread.join(timeout=30)
+        database.dispose()
+    last = Month.of(datetime.now(UTC)).plus(-1)
+    assert json.loads((tmp_path / f"physicist-{last}.json").read_text())["month"] == str(last)
