@@ -87,6 +87,7 @@ class Classes:
     tolerance: float | None  # another than the element's own, in its unit
     meanings: tuple[Meaning, ...]  # of each class: its commonest value's
     texts: tuple[str, ...]  # of each class: as most often written
+    n_written: tuple[int, ...]  # of each class: series with exactly that text
     sizes: tuple[int, ...]  # series in each class
     of: tuple[int | None, ...]  # class of each series; None: not stated
     n_stating: int  # series with a value
@@ -131,11 +132,13 @@ def classify(
     }
     number_of = tuple(None if text is None else single.get(text) for text in stated)
     numbers = Counter(number for number in number_of if number is not None)
+    commonest = [min(texts, key=lambda text: (-texts[text], text)) for texts, _ in counted]
     return Classes(
         element,
         tolerance,
         tuple(meaning for _, meaning in counted),
-        tuple(min(texts, key=lambda text: (-texts[text], text)) for texts, _ in counted),
+        tuple(commonest),
+        tuple(texts[text] for text, (texts, _) in zip(commonest, counted, strict=True)),
         sizes,
         tuple(None if text is None else place[text] for text in stated),
         sum(sizes),

@@ -31,7 +31,7 @@ from iap_node.audit.usual import (
     usual_of,
 )
 from iap_node.dicom.parameters import Nature
-from iap_node.dicom.protocol import ELEMENTS, ProtocolElement, Role
+from iap_node.dicom.protocol import ELEMENTS, Form, ProtocolElement, Role
 from iap_node.records import Finding, FindingKind, PastSeries, Severity, StatedProtocol, Testimony, Witness
 
 __all__ = [
@@ -108,7 +108,7 @@ def habit_testimony(element: str, own: StatedProtocol, habit: Habit) -> Testimon
         return None
     if usual.is_own:
         statement = f"{_counted(usual.n_same, usual.n_stating, habit)} this value"
-        return Testimony(Witness.HABIT, False, statement, _laplace(usual.n_own, usual.n_stating), usual.text)
+        return Testimony(Witness.HABIT, False, statement, _laplace(usual.n_own, usual.n_stating), text or "")
     return _against(usual, text, habit)
 
 
@@ -218,7 +218,21 @@ def _against(usual: Usual, text: str | None, habit: Habit, variant: int | None =
     elif usual.n_own:
         statement += f", {usual.n_own} this one's"
     probability = None if text is None else _laplace(usual.n_own, usual.n_stating)
-    return Testimony(Witness.HABIT, True, statement, probability, usual.text)
+    return Testimony(Witness.HABIT, True, statement, probability, _to_write(usual, text))
+
+
+def _to_write(usual: Usual, text: str | None) -> str:
+    """The usual value as it would be written into this header; "" where nobody can tell from the habit.
+
+    Which of several echo times is an image's own, no habit knows; nor a frequency that is measured each time. The steps
+    in phase stay the patient's.
+    """
+    element = usual.element
+    if element.parameter.nature is Nature.MATRIX:
+        steps = [one.partition("x") for one in (usual.text, text or "")]
+        return f"{steps[0][0]}x{steps[1][2]}" if steps[1][2] else ""
+    several = element.form is Form.SEVERAL and "\\" in f"{usual.text}{text or ''}"
+    return "" if several or not usual.is_exact else usual.text
 
 
 def _name_of(group: int, habit: Habit) -> str:
@@ -248,12 +262,12 @@ def _deviation(usual: Usual, text: str, habit: Habit, variant: int | None = None
     is_grave = usual.element.weighs and not usual.n_own and usual.share >= NEARLY_ALL
     testimony = _against(usual, text, habit, variant)
     severity = Severity.WARNING if is_grave else Severity.NOTE
-    return _finding(usual.element, text, testimony.statement, usual.text, severity, testimony)
+    return _finding(usual.element, text, testimony.statement, testimony.value, severity, testimony)
 
 
 def _left_out(usual: Usual, habit: Habit) -> Finding:
     testimony = _against(usual, None, habit)
-    return _finding(usual.element, "", testimony.statement, usual.text, Severity.NOTE, testimony)
+    return _finding(usual.element, "", testimony.statement, testimony.value, Severity.NOTE, testimony)
 
 
 def _whole(evidence: str, severity: Severity, probability: float | None) -> Finding:

@@ -93,7 +93,8 @@ def _finding(keyword: str, text: str, index: int, classes: Classes, scope: str) 
         f"the other series of this study {scope} has"
     )  # fmt: skip
     statement = f"{counted} {_quoted(keyword, classes.texts[usual])}" + (f", {n_own} this one's" if n_own else "")
-    value = "" if tie else classes.texts[usual]
+    is_measured = 2 * classes.n_written[usual] < classes.sizes[usual]  # each time anew: a frequency
+    value = "" if tie or is_measured else classes.texts[usual]
     return Finding(
         element=keyword,
         check=STUDY,

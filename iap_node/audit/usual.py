@@ -74,6 +74,7 @@ class Usual:
 
     element: ProtocolElement
     text: str
+    is_exact: bool  # most of those who have it write it so: it is no measurement within a tolerance
     n_same: int  # series with this value
     n_stating: int
     n_own: int  # with the value that the series itself states
@@ -169,7 +170,8 @@ def usual_of(element: ProtocolElement, own_class: int | None, habit: Habit) -> U
         and _n_studies(reference, habit) >= FEWEST_STUDIES
         and (own_class == usual or _is_usual_nearby(classes, usual, habit))
     )
-    return Usual(element, classes.texts[usual], n_same, n_stating, n_own, own_class == usual, speaks)
+    is_exact = 2 * classes.n_written[usual] >= classes.sizes[usual]
+    return Usual(element, classes.texts[usual], is_exact, n_same, n_stating, n_own, own_class == usual, speaks)
 
 
 def _is_usual_nearby(classes: Classes, usual: int, habit: Habit) -> bool:

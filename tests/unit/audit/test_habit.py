@@ -146,8 +146,16 @@ def test_several_echo_times_are_compared_as_a_whole() -> None:
     history = archive(20, EchoTime="4.92\\7.38")
     assert findings(stated(EchoTime="4.92\\7.38"), history) == ()
     (found,) = findings(stated(EchoTime="4.92"), history)
-    assert found.suggested_value == "4.92\\7.38"
+    assert found.suggested_value is None  # of which image?
     assert "4.92, 7.38 ms" in found.evidence
+
+
+def test_only_what_would_be_written_is_suggested() -> None:
+    history = [past(n, ImagingFrequency=f"{123.2 + n / 1000:g}", AcquisitionMatrix=f"448x{300 + n}") for n in range(40)]
+    measured, doubled = stated(ImagingFrequency="63.6"), stated(AcquisitionMatrix="896x331")
+    assert [one.suggested_value for one in findings(measured, history)] == [None]
+    assert [one.suggested_value for one in findings(doubled, history)] == ["448x331"]  # the patient's own phase
+    assert [one.suggested_value for one in findings(stated(AcquisitionMatrix=None), history)] == [None]
 
 
 def test_another_model_under_one_serial_number_is_told_unless_it_is_a_spelling() -> None:
