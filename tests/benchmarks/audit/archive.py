@@ -22,13 +22,12 @@ from pydicom.valuerep import DSfloat
 from training.simulation import Protocol, sample_protocol, simulate_series
 from training.simulation.dicom_series import make_datasets, make_study, make_uid
 
-VERSION = 2  # of the files' form: others are written anew
+VERSION = 3  # of the files' form: others are written anew
 SEED = 11
 SIDE = 64  # pixels
 MAKERS = ("SIEMENS", "GE MEDICAL SYSTEMS")
 TIMES = ((1.0, 1.0), (0.8, 1.3), (1.2, 0.7))  # of the scanner's protocols: factors of repetition time and flip angle
 FIELDS_OF_VIEW = (0.95, 1.0, 1.0, 1.05)  # patients differ
-SERIES_PER_KIND = 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Size:
         return self.patients * len(TIMES) * self.slices
 
 
-FULL = Size(patients=40, slices=40)
+FULL = Size(patients=60, slices=27)
 QUICK = Size(patients=8, slices=6)
 
 
@@ -151,10 +150,12 @@ def _write(folder: Path, size: Size) -> list[Series]:
         _template(rng, protocol, 1 + number % len(TIMES), size.slices)
         for number, protocol in enumerate(_protocols(rng))
     ]
-    places = [(patient, number) for patient in range(size.patients) for number in range(len(TIMES))]
-    order = [place for place in places if sum(place) % 2 == 0]  # every other series is left as it is
-    rng.shuffle(order)
-    kinds = dict(zip(order, KINDS * SERIES_PER_KIND, strict=False))
+    kinds = {}  # each on both scanners, so that no two series of a protocol or a study are wrong in the same way
+    for scanner in range(len(MAKERS)):
+        places = [(patient, n) for patient in range(scanner, size.patients, len(MAKERS)) for n in range(len(TIMES))]
+        order = [place for place in places if sum(place) % 2 == 0]  # every other series is left as it is
+        rng.shuffle(order)
+        kinds.update(zip(map(tuple, order), KINDS, strict=False))
     written = []
     for patient in range(size.patients):
         study = make_study(rng, patient + 1)
