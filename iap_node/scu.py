@@ -23,6 +23,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiat
 from pynetdicom.presentation import PresentationContext
 
 from iap_node.config import TlsConfig
+from iap_node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from iap_node.errors import ConfigError, DeliveryError
 
 MOST_CONTEXTS = 128  # presentation context IDs are odd, 1 to 255 (PS3.8 Table 9-13)
@@ -89,6 +90,8 @@ def association(
         The TLS files cannot be used.
     """
     ae = AE(ae_title=peer.calling_ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_s
     connected = threading.Event()
 

@@ -32,6 +32,7 @@ from pynetdicom import AE, _config
 from pynetdicom.transport import ThreadedAssociationServer
 
 from iap_node.config import ListenerConfig, TlsConfig
+from iap_node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from iap_node.errors import ConfigError
 from iap_node.listener.admission import VERIFICATION, Admission
 from iap_node.listener.associations import Associations
@@ -127,6 +128,8 @@ class StoreScp:
         config = self._config
         tls = server_tls_context(config.tls) if config.tls.enabled else None
         ae = AE(ae_title=config.ae_title)
+        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.add_supported_context(VERIFICATION)  # storage contexts follow what each sender proposes: `on_requested`
         ae.maximum_associations = sys.maxsize  # `places` counts: pynetdicom would count those in negotiation, too
         ae.maximum_pdu_size = config.max_pdu_bytes
