@@ -9,6 +9,7 @@ reports a series belongs to the period in which its first instance came, and wha
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -111,7 +112,8 @@ def alarm_rates(
     joint_alpha
         At which a header as a whole is doubted: `audit.joint_alpha` of the configuration.
     """
-    counted = _single_values(session, since, until) | _whole_headers(session, since, until, joint_alpha)
+    alphas, counted = _whole_headers(session, since, until, joint_alpha)
+    counted |= _single_values(session, since, until, alphas)
     decided = _decisions(session, since, until)
     rates = [
         AlarmRate(
@@ -152,40 +154,41 @@ def _judged(query: Select[*tuple[Any, ...]], since: datetime, until: datetime) -
     )
 
 
-def _single_values(session: Session, since: datetime, until: datetime) -> dict[tuple[Scanner, str], _Counts]:
+def _single_values(
+    session: Session, since: datetime, until: datetime, alphas: Mapping[Scanner, float]
+) -> dict[tuple[Scanner, str], _Counts]:
     verdict, probability = HeaderComparisonRow.verdict, HeaderComparisonRow.header_probability
     # A value inferred by association is never contradicted: it is not judged, but has its probability.
     outside = or_(verdict == Verdict.CONTRADICTS, and_(verdict == Verdict.NOT_JUDGED, probability.is_not(None)))
-    alpha = PredictionRow.payload[("parameters", 0, "alpha")].as_float()
     query = (
-        _judged(
-            select(*_SCANNER, HeaderComparisonRow.keyword, func.avg(alpha), func.count(), _count_of(outside)),
-            since,
-            until,
-        )
+        _judged(select(*_SCANNER, HeaderComparisonRow.keyword, func.count(), _count_of(outside)), since, until)
         .join(HeaderComparisonRow, HeaderComparisonRow.judgement_id == JudgementRow.id)
         .where(or_(outside, verdict == Verdict.AGREES))
         .group_by(*_SCANNER, HeaderComparisonRow.keyword)
     )
-    return {
-        (Scanner(*row[:3]), row[3]): _Counts(float(row[4] or 0.0), int(row[5]), int(row[6]))
-        for row in session.execute(query)
-    }
+    counted = {}
+    for manufacturer, model, serial, keyword, n_judged, n_alarms in session.execute(query):
+        scanner = Scanner(manufacturer, model, serial)
+        counted[scanner, keyword] = _Counts(alphas[scanner], int(n_judged), int(n_alarms))
+    return counted
 
 
 def _whole_headers(
     session: Session, since: datetime, until: datetime, joint_alpha: float
-) -> dict[tuple[Scanner, str], _Counts]:
+) -> tuple[dict[Scanner, float], dict[tuple[Scanner, str], _Counts]]:
+    """Mean alpha of each scanner's predictions, and the counts of headers as a whole: payloads are read once."""
+    alpha = PredictionRow.payload[("parameters", 0, "alpha")].as_float()
     p_value = PredictionRow.payload[("header_fit", "p_value")].as_float()
-    query = (
-        _judged(select(*_SCANNER, func.count(), _count_of(p_value <= joint_alpha)), since, until)
-        .where(p_value.is_not(None))
-        .group_by(*_SCANNER)
-    )
-    return {
-        (Scanner(*row[:3]), WHOLE_HEADER): _Counts(joint_alpha, int(row[3]), int(row[4]))
-        for row in session.execute(query)
-    }
+    query = _judged(
+        select(*_SCANNER, func.avg(alpha), func.count(p_value), _count_of(p_value <= joint_alpha)), since, until
+    ).group_by(*_SCANNER)
+    alphas, counted = {}, {}
+    for manufacturer, model, serial, mean_alpha, n_judged, n_alarms in session.execute(query):
+        scanner = Scanner(manufacturer, model, serial)
+        alphas[scanner] = float(mean_alpha or 0.0)
+        if n_judged:
+            counted[scanner, WHOLE_HEADER] = _Counts(joint_alpha, int(n_judged), int(n_alarms))
+    return alphas, counted
 
 
 def _decisions(session: Session, since: datetime, until: datetime) -> dict[tuple[Scanner, str, FindingState], int]:
