@@ -7,7 +7,7 @@ lists stand in `finding_lists`, the rules in `dismissal_rules`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -67,6 +67,7 @@ __all__ = [
     "every_finding",
     "finding",
     "finding_events",
+    "foresee",
     "list_findings",
     "named_scanner",
     "record",
@@ -74,6 +75,7 @@ __all__ = [
     "withdraw_rule",
 ]
 
+_Key = tuple[str, str]  # element and check of a finding of one series
 AUDIT = "audit"  # who it is in a finding's history
 _SHOWN = 64  # characters of a raw value in a finding's history
 _AT_ONCE = 1000  # findings decided by a statement
@@ -135,23 +137,64 @@ def record(
         Witnesses that could not look at every instance: what they had raised is not gone because they are silent.
     """
     update = _Update(session, series_id, revision, now)
-    shown: dict[tuple[str, str], Finding] = {}
-    for one in findings:
-        shown.setdefault((one.element, one.check), one)
-    in_force = rules_in_force(session, (check for _, check in shown))
+    shown = _distinct(findings)
+    covering = _rules_over(session, series_id, shown, rules_in_force(session, (check for _, check in shown)))
     there = select(FindingRow).where(FindingRow.series_id == series_id).order_by(FindingRow.id).with_for_update()
     rows = {(row.element, row.check_name): row for row in session.scalars(there)}
-    scanner = _scanner(session, series_id)
     for key, one in shown.items():
-        rule = next((rule for rule in in_force if rule.covers(one.check, one.element, scanner)), None)
         if key in rows:
-            update.shown_again(rows[key], one, rule)
+            update.shown_again(rows[key], one, covering.get(key))
         else:
-            update.found(one, rule)
+            update.found(one, covering.get(key))
     for key, row in rows.items():
         if key not in shown and row.state is not FindingState.GONE and row.raised_by not in unheard:
             update.gone(row)
     update.write()
+
+
+def foresee(
+    session: Session, series_id: int, findings: Sequence[Finding], unheard: Collection[Witness] = ()
+) -> dict[_Key, FindingState]:
+    """What `record` would make of each finding by (element, check), those apart that would be gone; writes nothing."""
+    shown = _distinct(findings)
+    in_force = rules_in_force(session, (check for _, check in shown), lock=False)
+    covering = _rules_over(session, series_id, shown, in_force)
+    query = select(FindingRow).where(FindingRow.series_id == series_id).order_by(FindingRow.id)
+    rows = {(row.element, row.check_name): row for row in session.scalars(query)}
+    states: dict[_Key, FindingState] = {}
+    for key, one in shown.items():
+        rule = covering.get(key)
+        if key in rows:
+            states[key] = _becomes(session, rows[key], storable(one.raw), rule) or rows[key].state
+        else:
+            states[key] = FindingState.OPEN if rule is None else FindingState.DISMISSED
+    for key, row in rows.items():
+        if key not in shown and row.state is not FindingState.GONE and row.raised_by in unheard:
+            states[key] = row.state
+    return states
+
+
+def _distinct(findings: Sequence[Finding]) -> dict[_Key, Finding]:
+    distinct: dict[_Key, Finding] = {}
+    for one in findings:
+        distinct.setdefault((one.element, one.check), one)
+    return distinct
+
+
+def _rules_over(
+    session: Session, series_id: int, shown: Iterable[_Key], in_force: Sequence[DismissalRule]
+) -> dict[_Key, DismissalRule]:
+    """The first rule that covers each finding of a series."""
+    if not in_force:
+        return {}
+    query = select(SeriesRow.manufacturer, SeriesRow.manufacturer_model_name, SeriesRow.device_serial_number)
+    scanner = Scanner(*session.execute(query.where(SeriesRow.id == series_id)).one())
+    return {
+        (element, check): rule
+        for element, check in shown
+        for rule in reversed(in_force)
+        if rule.covers(check, element, scanner)
+    }
 
 
 class _Update:
@@ -180,27 +223,22 @@ class _Update:
         self._become(row, FindingState.OPEN, AUDIT, f"found in revision {self._revision}", rule)
 
     def shown_again(self, row: FindingRow, one: Finding, rule: DismissalRule | None) -> None:
-        old = row.raw
-        said = _said(one)
-        changed = old != said["raw"]
+        old, said = row.raw, _said(one)
+        becomes = _becomes(self._session, row, said["raw"], rule)
         if any(getattr(row, name) != value for name, value in said.items()):
             for name, value in said.items():
                 setattr(row, name, value)
             row.updated_at = self._now
         row.last_revision = max(row.last_revision, self._revision)
-        if row.state is FindingState.GONE:
-            was_dismissed = row.rule_id is None and self._state_before_gone(row) is FindingState.DISMISSED
-            back = f"revision {self._revision} shows it again"
-            if was_dismissed and not changed and rule is None:
-                self._become(row, FindingState.DISMISSED, AUDIT, f"{back}, as it was dismissed")
-            else:
-                self._become(row, FindingState.OPEN, AUDIT, back, rule)
-        elif row.state is FindingState.OPEN:
-            if rule is not None:
-                self._become(row, FindingState.OPEN, AUDIT, "", rule)
-        elif changed and not (row.state is FindingState.DISMISSED and rule is not None and row.rule_id == rule.id):
-            why = f"revision {self._revision}: the header now says {_quoted(row.raw)}, it was decided on {_quoted(old)}"
-            self._become(row, FindingState.OPEN, AUDIT, why, rule)
+        if becomes is None:
+            return
+        reason = f"revision {self._revision} shows it again"
+        if row.state is not FindingState.GONE:
+            said_now = _quoted(row.raw)
+            reason = f"revision {self._revision}: the header now says {said_now}, it was decided on {_quoted(old)}"
+        elif becomes is FindingState.DISMISSED:
+            reason += ", as it was dismissed"
+        self._become(row, becomes, AUDIT, reason, rule)
 
     def gone(self, row: FindingRow) -> None:
         self._events.append((row, FindingState.GONE, AUDIT, f"revision {self._revision} does not show it any more"))
@@ -228,13 +266,25 @@ class _Update:
         row.updated_at = self._now
         self._events.append((row, state, who, reason))
 
-    def _state_before_gone(self, row: FindingRow) -> FindingState | None:
-        return self._session.scalar(
-            select(FindingEventRow.state)
-            .where(FindingEventRow.finding_id == row.id, FindingEventRow.state != FindingState.GONE)
-            .order_by(FindingEventRow.id.desc())
-            .limit(1)
-        )
+
+def _becomes(session: Session, row: FindingRow, raw: str, rule: DismissalRule | None) -> FindingState | None:
+    """What a finding becomes when it is shown again with a raw value, under a rule or none; None: what it is."""
+    changed = row.raw != raw
+    decided = row.state not in (FindingState.OPEN, FindingState.GONE)
+    if rule is not None:
+        by_it = row.state is FindingState.DISMISSED and row.rule_id == rule.id
+        return None if by_it or (decided and not changed) else FindingState.DISMISSED
+    if row.state is not FindingState.GONE:
+        return FindingState.OPEN if decided and changed else None
+    if changed or row.rule_id is not None:  # a rule's dismissal ended with the rule
+        return FindingState.OPEN
+    before = session.scalar(
+        select(FindingEventRow.state)
+        .where(FindingEventRow.finding_id == row.id, FindingEventRow.state != FindingState.GONE)
+        .order_by(FindingEventRow.id.desc())
+        .limit(1)
+    )
+    return FindingState.DISMISSED if before is FindingState.DISMISSED else FindingState.OPEN
 
 
 def _said(one: Finding) -> dict[str, Any]:
@@ -254,11 +304,6 @@ def _said(one: Finding) -> dict[str, Any]:
         "testimonies": testimonies,
         "conclusion": storable(one.conclusion),
     }
-
-
-def _scanner(session: Session, series_id: int) -> Scanner:
-    query = select(SeriesRow.manufacturer, SeriesRow.manufacturer_model_name, SeriesRow.device_serial_number)
-    return Scanner(*session.execute(query.where(SeriesRow.id == series_id)).one())
 
 
 def _quoted(raw: str) -> str:

@@ -14,8 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from iap_node.database.dismissal_rules import rules
-from iap_node.database.finding_lists import Scanner
+from iap_node.database.findings import foresee
 from iap_node.database.insertion import insert_if_new
 from iap_node.database.jobs import lock_series, open_job
 from iap_node.database.payloads import from_payload
@@ -36,7 +35,6 @@ from iap_node.database.tables import (
 from iap_node.errors import PermanentError
 from iap_node.records import (
     Finding,
-    FindingState,
     FoundFact,
     JobKind,
     JobState,
@@ -150,24 +148,16 @@ def findings_to_be(
 
     A route is decided before that; people's decisions on earlier revisions and the rules of dismissal count already.
     """
-    rows = {
-        (row.element, row.check_name): row
-        for row in session.scalars(select(FindingRow).where(FindingRow.series_id == series_id))
-    }
-    in_force = rules(session) if findings else []
-    query = select(SeriesRow.manufacturer, SeriesRow.manufacturer_model_name, SeriesRow.device_serial_number)
-    scanner = Scanner(*session.execute(query.where(SeriesRow.id == series_id)).one())
+    states = foresee(session, series_id, findings, unheard)
     facts: dict[tuple[str, str], FoundFact] = {}
     for one in findings:
-        row = rows.get((one.element, one.check))
-        stays = row is not None and row.state is not FindingState.GONE and row.raw == one.raw
-        state = row.state if stays and row is not None else FindingState.OPEN
-        if state is FindingState.OPEN and any(rule.covers(one.check, one.element, scanner) for rule in in_force):
-            state = FindingState.DISMISSED
-        facts.setdefault((one.element, one.check), _fact(one.check, one.element, one.severity, state, one.raised_by))
-    for key, row in rows.items():  # of witnesses that could not look, what they had raised stays
-        if key not in facts and row.raised_by in unheard and row.state is not FindingState.GONE:
-            facts[key] = _fact(row.check_name, row.element, row.severity, row.state, row.raised_by)
+        key = (one.element, one.check)
+        facts.setdefault(key, _fact(one.check, one.element, one.severity, states[key], one.raised_by))
+    query = select(FindingRow).where(FindingRow.series_id == series_id)
+    for row in session.scalars(query):  # of witnesses that could not look, what they had raised stays
+        key = (row.element, row.check_name)
+        if key in states and key not in facts:
+            facts[key] = _fact(row.check_name, row.element, row.severity, states[key], row.raised_by)
     return tuple(facts.values())
 
 

@@ -58,7 +58,7 @@ def found(element: str = "EchoTime", check: str = "not-a-number", **changes: obj
 
 @pytest.fixture
 def record(database: Database, store: Store) -> Record:
-    """Writes what a revision of a series shows: `record(found(), series=1, revision=2)`."""
+    """Writes what a revision of a series shows, as was foreseen: `record(found(), series=1, revision=2)`."""
     instances = itertools.count(1)
     known: set[int] = set()
 
@@ -75,7 +75,10 @@ def record(database: Database, store: Store) -> Record:
             store(series=series, instance=next(instances), **header)
         with database.transaction() as session:
             series_id = archive.find_series(session, f"1.2.826.8.{series}").id
+            foreseen = findings.foresee(session, series_id, shown, unheard)
             findings.record(session, series_id, revision, shown, now, unheard)
+            every = findings.list_findings(session, FindingFilter(states=(), series_id=series_id))
+        assert foreseen == {(one.element, one.check): one.state for one in every if one.state is not GONE}
 
     return write
 
