@@ -159,25 +159,39 @@ def _send(config: NodeConfig, database: Database, correction: SeriesCorrection, 
 
 def _write(database: Database, correction: SeriesCorrection, folder: Path, who: str) -> None:
     from iap_node.correction.folder import write_copies
-    from iap_node.correction.series import begin
+    from iap_node.correction.series import begin, still_here
     from iap_node.database.corrections import finish_correction
 
     with database.transaction() as session:
         noted, copies = begin(session, correction, target=str(folder), made_by=who, now=datetime.now(UTC))
     progress = Progress(console=console(), transient=True, disable=not console().is_terminal)
-    n_there = 0
+    done = []
     with progress:
         for written in progress.track(write_copies(copies, folder), total=len(copies), description="writing copies"):
-            n_there += written.was_there
+            done.append(written)
     with database.transaction() as session:
-        corrected = finish_correction(
-            session,
-            noted,
-            correction.changes.accepted,
-            n_instances=len(copies),
-            who=who,
-            now=datetime.now(UTC),
+        here = still_here(session, correction)
+        overtaken = [one.path for one in done if one.instance_id not in here and not one.was_there]
+        corrected = (
+            []
+            if overtaken
+            else finish_correction(
+                session,
+                noted,
+                correction.changes.accepted,
+                n_instances=len(copies),
+                who=who,
+                now=datetime.now(UTC),
+            )
         )
+    for path in overtaken:  # their originals may have been erased while they were read
+        path.unlink()
+    if overtaken:
+        raise PermanentError(
+            f"the bytes of {len(overtaken)} instances went while they were copied, by retention; their copies are "
+            "removed again. Have the series sent again"
+        )
+    n_there = sum(one.was_there for one in done)
     there = f", {n_there} of them there already" if n_there else ""
     findings = f"; corrected: findings {', '.join(str(number) for number in corrected)}" if corrected else ""
     typer.echo(printable(f"{len(copies)} copies in {folder}{there}{findings}"), err=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO, cast
@@ -119,7 +119,8 @@ class CorrectedInstance:
         if mode != "rb":
             raise ValueError(f"a corrected copy is only read, not opened as {mode!r}")
         stream, transfer_syntax_uid = _opened(self.original, self.plan.max_inflated_bytes)
-        try:
+        with ExitStack() as undo:
+            undo.enter_context(stream)
             begin = stream.tell()
             instance = EncodedInstance(stream, transfer_syntax_uid)
             new = _new_elements(instance, self.plan, self.original.sop_instance_uid)
@@ -127,12 +128,9 @@ class CorrectedInstance:
             parts = instance.exchanged(new) if new else whole
             head = file_preamble(self.original.sop_class_uid, self.sop_instance_uid, transfer_syntax_uid)
             if transfer_syntax_uid in el.DEFLATED:
-                with stream:
-                    return BytesIO(head + deflated(parts, stream))
-            return cast(BinaryIO, io.BufferedReader(PartsStream([head, *parts], stream)))
-        except BaseException:
-            stream.close()
-            raise
+                return BytesIO(head + deflated(parts, stream))
+            undo.pop_all()
+        return cast(BinaryIO, io.BufferedReader(PartsStream([head, *parts], stream)))
 
 
 def survey(originals: Iterable[Original], changes: Changes, max_inflated_bytes: int) -> Survey:
@@ -194,16 +192,13 @@ def _takes_effect(one: Write, old_values: OldValues) -> bool:
 
 def _opened(original: Original, max_inflated_bytes: int) -> tuple[BinaryIO, str]:
     """At its first element, inflated where deflated, and its transfer syntax."""
-    stream = original.file.open("rb")
-    try:
+    with ExitStack() as undo:
+        stream = undo.enter_context(original.file.open("rb"))
         transfer_syntax_uid = read_file_meta(stream)
         if transfer_syntax_uid not in el.DEFLATED:
+            undo.pop_all()
             return stream, transfer_syntax_uid
         plain, complete = inflate(stream, max_inflated_bytes)
-    except BaseException:
-        stream.close()
-        raise
-    stream.close()
     if not complete:
         raise UnreadableInstance(
             f"its deflated data set is cut off, or inflates to more than {max_inflated_bytes} bytes"

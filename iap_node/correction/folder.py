@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from iap_node.correction.copies import CorrectedInstance
-from iap_node.errors import PermanentError, RetriableError
+from iap_node.errors import PermanentError, RetriableError, UnreadableInstance
 from iap_node.spool.files import FILE_MODE, make_directory, sync_directory
 
 _AT_ONCE = 1024**2
@@ -26,7 +26,7 @@ _AT_ONCE = 1024**2
 class WrittenCopy:
     """One copy in its folder."""
 
-    sop_instance_uid: str  # of the copy
+    instance_id: int  # of the original
     path: Path
     was_there: bool  # to the byte, from an earlier run
 
@@ -61,12 +61,12 @@ def _write(copy: CorrectedInstance, folder: Path) -> WrittenCopy:
             if path.exists():
                 with path.open("rb") as there:
                     if _same(source, there):
-                        return WrittenCopy(copy.sop_instance_uid, path, was_there=True)
+                        return WrittenCopy(copy.original.instance_id, path, was_there=True)
                 raise PermanentError(f"{path} is another file than the copy: move it away, or choose another --out")
             _write_new(source, path)
         except OSError as error:
             raise _cannot_write(folder, error) from error
-    return WrittenCopy(copy.sop_instance_uid, path, was_there=False)
+    return WrittenCopy(copy.original.instance_id, path, was_there=False)
 
 
 @contextlib.contextmanager
@@ -76,6 +76,8 @@ def _opened(copy: CorrectedInstance) -> Iterator[BinaryIO]:
         source = copy.open()
     except FileNotFoundError as error:
         raise PermanentError(f"the bytes of instance {uid} are gone; have the series sent again") from error
+    except UnreadableInstance as error:
+        raise PermanentError(f"instance {uid} cannot be copied: {error}; have it sent again") from error
     with source:
         yield source
 
@@ -91,20 +93,24 @@ def _write_new(source: BinaryIO, path: Path) -> None:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise PermanentError(f"another run writes {path} at this moment; wait for its end") from error
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(_discard, target, part)
             target.truncate()
             while piece := source.read(_AT_ONCE):
                 target.write(piece)
             target.flush()
             os.fsync(handle)
             part.rename(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                target.close()  # what is in its buffer may not fit either
-            raise
+            undo.pop_all()
     sync_directory(path.parent)
+
+
+def _discard(target: BinaryIO, part: Path) -> None:
+    """Leave nothing behind; that what is in its buffer may not fit either is no news."""
+    with contextlib.suppress(OSError):
+        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        target.close()
 
 
 def _same(one: BinaryIO, other: BinaryIO) -> bool:

@@ -131,6 +131,12 @@ def begin(
     return noted, tuple(CorrectedInstance(original, plan) for original in correction.originals)
 
 
+def still_here(session: Session, correction: SeriesCorrection) -> frozenset[int]:
+    """The instances whose bytes nobody has decided to delete: only of these is what was read the original."""
+    instances = archive.current_instances(session, correction.series.id)
+    return frozenset(one.id for one in instances if one.bytes_state is BytesState.PRESENT)
+
+
 def _gone(series: SeriesToCorrect, n_gone: int) -> PermanentError:
     return PermanentError(
         f"the bytes of {n_gone} instances of series {series.series_instance_uid} are gone, no corrected copy can be "

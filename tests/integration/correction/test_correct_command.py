@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from iap_node.cli import app
 from iap_node.config import NodeConfig, load_config
+from iap_node.correction import folder
 from iap_node.database import archive, corrections, findings
 from iap_node.database.engine import Database
 from iap_node.database.tables import BytesState, FindingRow, InstanceRow, JobRow
@@ -75,14 +76,14 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path, migrated_sqlite: Path, write: Callable[..., Original]) -> Node:
     """A series of three instances in the archive of a node with two destinations."""
-    folder = tmp_path / "node"
-    (folder / "var").mkdir(parents=True)
-    shutil.copyfile(migrated_sqlite, folder / "var" / "node.sqlite")
+    home = tmp_path / "node"
+    (home / "var").mkdir(parents=True)
+    shutil.copyfile(migrated_sqlite, home / "var" / "node.sqlite")
     peer = {"ae_title": "PEER", "host": "127.0.0.1", "port": 104}
     content = {"destinations": {"research": peer | {"send": "corrected"}, "clinic": peer}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(content))
-    config = load_config(folder / "config.yaml")
-    made = Node(folder, config, Database(config.database_url), Spool(config.spool_dir))
+    (home / "config.yaml").write_text(yaml.safe_dump(content))
+    config = load_config(home / "config.yaml")
+    made = Node(home, config, Database(config.database_url), Spool(config.spool_dir))
     intake = Intake(made.spool, made.database, b"k" * 32)
     for number in (1, 2, 3):
         original = write(number)
@@ -137,8 +138,8 @@ def test_copies_are_written_and_recorded_and_the_originals_stay(node: Node, tmp_
     node.run("--out", str(tmp_path / "elsewhere"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "elsewhere").iterdir()} == content
     node.run()  # below the data directory
-    folder = node.config.data_dir / "corrected" / str(copies[0].SeriesInstanceUID)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
+    below = node.config.data_dir / "corrected" / str(copies[0].SeriesInstanceUID)
+    assert {path.name: path.read_bytes() for path in below.iterdir()} == content
 
 
 def test_copies_that_keep_their_uids_take_the_place_of_the_originals(node: Node, tmp_path: Path) -> None:
@@ -179,6 +180,26 @@ def test_originals_whose_bytes_are_gone_are_a_clear_error(node: Node, tmp_path: 
     result = node.run("--set", "RepetitionTime=2500", "--out", str(tmp_path / "out"), code=1)
     assert f"the bytes of 1 instances of series {SERIES} are gone" in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_copies_of_originals_that_go_meanwhile_are_removed_again(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = node.accept("RepetitionTime", "2500", raw="2.5")
+    write_all = folder.write_copies
+
+    def and_retention_comes(copies: Any, out: Path) -> Any:
+        yield from write_all(copies, out)
+        with node.database.transaction() as session:
+            first = select(InstanceRow.id).order_by(InstanceRow.id).limit(1).scalar_subquery()
+            session.execute(update(InstanceRow).where(InstanceRow.id == first).values(bytes_state=BytesState.DELETING))
+
+    monkeypatch.setattr(folder, "write_copies", and_retention_comes)
+    result = node.run("--out", str(tmp_path / "out"), code=1)
+    assert "1 instances went while they were copied" in str(result.exception)
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    with node.database.reading() as session:
+        assert session.get_one(FindingRow, number).state is FindingState.ACCEPTED
 
 
 def test_sending_opens_a_delivery_of_accepted_values_alone(node: Node) -> None:
