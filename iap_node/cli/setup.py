@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+from rich.text import Text
 
 from iap_node.cli.options import CONFIG, JSON
-from iap_node.cli.output import console, print_json
+from iap_node.cli.output import console, print_json, printable
 from iap_node.config import NodeConfig, load_config
+from iap_node.config.section import did_you_mean
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,8 +59,22 @@ def check_config(config_path: Path = CONFIG, as_json: bool = JSON) -> None:
     rules = config.routing
     out.print(f"  routes by {len(rules.rules)} rules and {len(rules.domains)} domains ", end="")
     out.print(f"to {len(rules.downstream_models)} models, {len(config.destinations)} destinations")
+    known = _check_names() if rules.check_names() else set()
+    for name in sorted(rules.check_names() - known):
+        doubt = f"a rule asks for findings of {printable(name)!r}, which no check has{did_you_mean(name, known)}"
+        out.print(Text(f"  {doubt}", style="bold"))
     if not config.routing.default.destinations:
         out.print("  series that no domain claims stay here (routing.default.destinations is empty)")
+
+
+def _check_names() -> set[str]:
+    """The checks that findings can come from."""
+    from iap_node.audit import habit, pixels
+    from iap_node.audit.checks.registry import CHECKS
+
+    witnesses = {pixels.CONTRADICT, pixels.MISSING, pixels.QUESTION, pixels.JOINT}
+    habits = {habit.DEVIATES, habit.SOFTWARE_CHANGED, habit.STUDY}
+    return {check.name for check in CHECKS} | witnesses | habits
 
 
 def show_config_schema() -> None:

@@ -18,7 +18,7 @@ from tests.acceptance.conftest import RunningNode
 COMMANDS = (
     "serve", "listen", "infer", "deliver", "schedule", "init", "check-config", "migrate", "import", "status",
     "series", "show", "findings", "jobs", "retry", "routes", "quarantine", "retention", "fsck",
-    "export",
+    "export", "why", "held", "release", "reroute", "replay", "coverage", "config-schema",
 )  # fmt: skip
 
 

@@ -205,6 +205,16 @@ def test_replay_by_rules_that_are_not_valid_names_the_key(node: Node, tmp_path: 
     assert "'peple' is not defined; did you mean 'people'?" in str(result.exception)
 
 
+def test_check_config_names_findings_that_no_check_makes(node: Node) -> None:
+    assert "no check has" not in node.run("check-config").stdout
+    rules = {"r": {"when": {"any": [{"finding": "pixels-contradic"}, {"finding": "habit-deviates"}]}, "stop": True}}
+    content = yaml.safe_load(node.config.read_text())
+    node.config.write_text(yaml.safe_dump(content | {"routing": {"rules": rules}}))
+    shown = node.run("check-config").stdout
+    assert "findings of 'pixels-contradic', which no check has; did you mean 'pixels-contradict'?" in shown
+    assert shown.count("no check has") == 1
+
+
 def test_coverage_shows_models_gaps_and_who_answers_for_them(node: Node) -> None:
     told = node.json("coverage", "--since", "30d")
     assert (told["n_series"], told["n_with_model"], told["n_default"], told["n_held"]) == (3, 2, 1, 1)

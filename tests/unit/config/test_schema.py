@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from iap_node.config.routing import RoutingConfig
 from iap_node.config.schema import config_schema, config_schema_text
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -34,8 +36,6 @@ def test_config_yaml_names_the_schema_for_editors_and_obeys_it(validator: Draft2
 
 def test_the_examples_of_config_yaml_are_valid(validator: Draft202012Validator) -> None:
     """Its routing section with every example in it, as a reader would take them over."""
-    from iap_node.config.routing import RoutingConfig
-
     lines = CONFIG_TEXT.splitlines()
     begin = lines.index(next(line for line in lines if line.startswith("routing:")))
     end = next(number for number in range(begin + 1, len(lines)) if not lines[number].startswith("  "))
@@ -45,6 +45,13 @@ def test_the_examples_of_config_yaml_are_valid(validator: Draft202012Validator) 
     routing = RoutingConfig.model_validate(content["routing"])
     assert set(routing.rules) == {"contradictions_first", "research"}
     assert set(routing.domains) == {"siemens_3t"} and set(routing.downstream_models) == {"lesion_finder"}
+
+
+def test_the_example_of_the_readme_is_valid(validator: Draft202012Validator) -> None:
+    (example,) = re.findall(r"```yaml\n(routing:.*?)```", (REPOSITORY / "README.md").read_text("utf-8"), re.DOTALL)
+    content = yaml.safe_load(example)
+    validator.validate(content)
+    assert len(RoutingConfig.model_validate(content["routing"]).rules) == 2
 
 
 @pytest.mark.parametrize(
