@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from iap_node.config import AuditConfig
 from iap_node.database.report_figures import Scanner
 from iap_node.database.tables import FindingRow, HeaderComparisonRow, JudgementRow, PredictionRow, SeriesRow
-from iap_node.dicom.parameters import PARAMETERS
+from iap_node.dicom.parameters import CONTRAST_ABSENT, PARAMETERS
 from iap_node.records import FindingState, Verdict
 
 WHOLE_HEADER = "SeriesInstanceUID"  # the keyword of the row about headers as a whole
@@ -158,12 +158,13 @@ def _single_values(
     session: Session, since: datetime, until: datetime, alphas: Mapping[Scanner, float]
 ) -> dict[tuple[Scanner, str], _Counts]:
     verdict, probability = HeaderComparisonRow.verdict, HeaderComparisonRow.header_probability
-    # A value inferred by association is never contradicted: it is not judged, but has its probability.
+    # A value inferred by association is never contradicted: it is not judged, but has its probability. That there
+    # was no contrast agent is never asked about.
     outside = or_(verdict == Verdict.CONTRADICTS, and_(verdict == Verdict.NOT_JUDGED, probability.is_not(None)))
     query = (
         _judged(select(*_SCANNER, HeaderComparisonRow.keyword, func.count(), _count_of(outside)), since, until)
         .join(HeaderComparisonRow, HeaderComparisonRow.judgement_id == JudgementRow.id)
-        .where(or_(outside, verdict == Verdict.AGREES))
+        .where(or_(outside, verdict == Verdict.AGREES), HeaderComparisonRow.header_value != CONTRAST_ABSENT)
         .group_by(*_SCANNER, HeaderComparisonRow.keyword)
     )
     counted = {}

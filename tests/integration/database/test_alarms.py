@@ -132,13 +132,13 @@ def test_alarms_are_counted_per_scanner_and_parameter_with_what_people_made_of_t
     decide(session, file(session, 9.0), FindingState.DISMISSED)
     decide(session, file(session, 9.1), FindingState.ACCEPTED)
     file(session, 9.2)
-    file(session, None)  # missing: not judged
+    file(session, None, agent="absent")  # missing: not judged; and no question
     decide(session, file(session, field_of_view=250.0), FindingState.DISMISSED)  # an element of another name
     decide(session, file(session, agent="GADAVIST"), FindingState.DISMISSED)  # asked only
     file(session, 9.3, scanner=SIGNA)
     rates = alarm_rates(session, BEGIN, END)
     assert counts(rates) == {
-        "ContrastBolusAgent": (9, 1, 1, 0, 0),
+        "ContrastBolusAgent": (8, 1, 1, 0, 0),
         "FieldOfView": (9, 1, 1, 0, 0),
         "EchoTime": (8, 3, 1, 1, 1),
         "SeriesInstanceUID": (9, 0, 0, 0, 0),
