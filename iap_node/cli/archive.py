@@ -85,6 +85,7 @@ def status(
     not be reported to who asked for them, a disk that is full within three days.
     """
     from iap_node.database.commitments import commitment_counts
+    from iap_node.database.findings import count_findings
     from iap_node.database.status import status_counts
     from iap_node.database.tables import CommitmentState
     from iap_node.listener.address import read_port
@@ -94,6 +95,7 @@ def status(
     config, database = open_node(config_path)
     with database.reading() as session:
         counts = status_counts(session)
+        open_findings = count_findings(session)
         commitments = commitment_counts(session)
     dead = sum(number for (_, state), number in counts.jobs.items() if state is JobState.DEAD)
     reserve_bytes = config.spool.disk_reserve_mb * MIB
@@ -113,6 +115,7 @@ def status(
                 "jobs": by_kind,
                 "deliveries": {state.value: number for state, number in counts.deliveries.items()},
                 "dead_letters": dead,
+                "open_findings": {severity.value: number for severity, number in open_findings.items()},
                 "held": counts.n_held,
                 "quarantine": counts.n_quarantined,
                 "conflicts": counts.n_conflicts,
@@ -129,6 +132,7 @@ def status(
         rows += [(f"jobs {kind} {state}", number) for (kind, state), number in counts.jobs.items() if number]
         rows += [(f"deliveries {state}", number) for state, number in counts.deliveries.items() if number]
         rows += [("series held for a person", counts.n_held)] if counts.n_held else []
+        rows += [(f"open findings {severity}", number) for severity, number in open_findings.items() if number]
         rows += [("in quarantine", counts.n_quarantined), ("conflicts kept aside", counts.n_conflicts)]
         rows.append(("oldest waiting job since", counts.oldest_waiting_job_at or "none waits"))
         rows += [("instances whose bytes are lost", counts.n_lost)] if counts.n_lost else []
