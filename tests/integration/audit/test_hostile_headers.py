@@ -120,7 +120,7 @@ def test_uid_that_climbs_is_not_read_and_named_as_such(told: tuple[Result, Path]
     ]  # fmt: skip
 
 
-def test_an_error_about_a_hostile_pathis_tame(tmp_path: Path) -> None:
+def test_an_error_about_a_hostile_path_is_tame(tmp_path: Path) -> None:
     blocked = tmp_path / "\x1b[31mout\u202e"
     blocked.write_text("a file where a folder should be")
     result = CliRunner().invoke(app, ["audit", str(tmp_path), "--out", str(blocked), "--processes", "1"])
