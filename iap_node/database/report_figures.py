@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -88,6 +88,7 @@ class CheckCount:
     n_series: int
     n_open: int
     n_dismissed: int
+    by_week: tuple[int, ...]  # standing ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,27 +222,35 @@ def weeks(session: Session, scope: Scope, starts: Sequence[datetime]) -> list[We
     ]
 
 
-def checks(session: Session, scope: Scope) -> list[CheckCount]:
-    """What each check found, the most frequent first."""
+def checks(session: Session, scope: Scope, starts: Sequence[datetime]) -> list[CheckCount]:
+    """What each check found, the most frequent first; `starts` as in `weeks`."""
     stands = FindingRow.state.in_(STANDING)
-    n_findings = func.count(case((stands, FindingRow.id)))
+    week = _bucket(starts)
     query = (
         select(
             FindingRow.check_name,
             FindingRow.severity,
             FindingRow.raised_by,
-            n_findings,
+            week,
+            func.count(case((stands, FindingRow.id))),
             func.count(case((stands, FindingRow.series_id)).distinct()),
             func.count(case((FindingRow.state == FindingState.OPEN, FindingRow.id))),
             func.count(case((FindingRow.state == FindingState.DISMISSED, FindingRow.id))),
         )
         .join(SeriesRow, SeriesRow.id == FindingRow.series_id)
         .where(_in(scope), FindingRow.state != FindingState.GONE)
-        .group_by(FindingRow.check_name, FindingRow.severity, FindingRow.raised_by)
-        .order_by(n_findings.desc(), FindingRow.check_name, FindingRow.severity)
-        .limit(MOST_GROUPS)
+        .group_by(FindingRow.check_name, FindingRow.severity, FindingRow.raised_by, week)
+        .limit(MOST_GROUPS * len(starts))
     )
-    return [CheckCount(*row) for row in session.execute(query)]
+    counted: defaultdict[tuple[str, Severity, Witness], dict[int, list[int]]] = defaultdict(dict)
+    for check, severity, raised_by, number, *counts in session.execute(query):
+        counted[check, severity, raised_by][number] = counts
+    found = []
+    for key, of_week in counted.items():
+        n_findings, n_series, n_open, n_dismissed = (sum(column) for column in zip(*of_week.values(), strict=True))
+        by_week = _by_week(of_week, len(starts))
+        found.append(CheckCount(*key, n_findings, n_series, n_open, n_dismissed, by_week))
+    return sorted(found, key=lambda one: (-one.n_findings, one.check, one.severity))
 
 
 def scanners(session: Session, scope: Scope) -> list[ScannerCount]:
@@ -426,6 +435,10 @@ def _bucket(starts: Sequence[datetime]) -> ColumnElement[int]:
     """The number of the last start before a series; both databases can group by it."""
     newest_first = reversed(list(enumerate(starts)))
     return case(*((SeriesRow.first_received_at >= start, number) for number, start in newest_first), else_=-1)
+
+
+def _by_week(counts: Mapping[int, Sequence[int]], n_weeks: int) -> tuple[int, ...]:
+    return tuple(counts[week][0] if week in counts else 0 for week in range(n_weeks))
 
 
 def _has_finding(*, severities: Sequence[Severity] = tuple(Severity), kind: FindingKind | None = None) -> Any:

@@ -61,9 +61,15 @@ def bar(share: float, label: str, style: str = "series") -> Drawing:
     return Drawing(label, (Rectangle(0, 0, 100 * min(1.0, max(0.0, share)), 100, style),))
 
 
-def columns(stacks: Sequence[Sequence[tuple[str, float, str]]], label: str) -> Drawing:
-    """Columns beside each other, each stacked from (style, value, title), the first at the bottom."""
-    top = max((sum(value for _, value, _ in stack) for stack in stacks), default=0.0)
+def columns(stacks: Sequence[Sequence[tuple[str, float, str]]], label: str, least_top: float = 0.0) -> Drawing:
+    """Columns beside each other, each stacked from (style, value, title), the first at the bottom.
+
+    Parameters
+    ----------
+    least_top
+        What the box is high at least; higher where a column is.
+    """
+    top = max([least_top, *(sum(value for _, value, _ in stack) for stack in stacks)])
     room = 100 / max(1, len(stacks))
     rectangles = []
     for place, stack in enumerate(stacks):

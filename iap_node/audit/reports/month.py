@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from iap_node.audit.reports import findings, period
-from iap_node.audit.reports.drawing import Axis, Drawing, band, bar, box, tick
+from iap_node.audit.reports.drawing import Axis, Drawing, band, box, tick
 from iap_node.audit.reports.files import safe_name
 from iap_node.audit.reports.period import Month
 from iap_node.audit.reports.rates import Rate
@@ -113,7 +113,7 @@ def gather(session: Session, month: Month, joint_alpha: float = JOINT_ALPHA) -> 
         not_analysed=report_figures.not_analysed(session, scope),
         weeks=report_figures.weeks(session, longer, period.week_starts(longer.since, longer.until)),
         scanners=report_figures.scanners(session, scope),
-        checks=report_figures.checks(session, scope),
+        checks=report_figures.checks(session, scope, period.week_starts(scope.since, scope.until)),
         drift=report_figures.drift(session, longer, month.since),
         contradictions=report_figures.contradictions(session, longer, month.since),
         alarms=alarm_rates(session, month.since, month.until, joint_alpha=joint_alpha),
@@ -131,7 +131,6 @@ def name(month: Month) -> str:
 
 def as_html(figures: MonthFigures, at: datetime) -> str:
     """A page that needs nothing else: for the screen, and for paper."""
-    most = max((one.n_findings for one in figures.checks), default=1) or 1
     return page(
         "month.html",
         at,
@@ -143,7 +142,7 @@ def as_html(figures: MonthFigures, at: datetime) -> str:
         scanners=sorted(
             ((one, Rate(one.n_conspicuous, one.n_series)) for one in figures.scanners), key=lambda item: -item[1].low
         ),
-        checks=[(one, bar(one.n_findings / most, str(one.n_findings), one.severity.value)) for one in figures.checks],
+        checks=period.checks_over_time(figures.checks),
         drifts=drawn(figures.drift),
         contradictions=[one for one in compared(figures.contradictions) if one.now.n or one.before.n],
         alarms=drawn_alarms(figures.alarms),
@@ -153,6 +152,7 @@ def as_html(figures: MonthFigures, at: datetime) -> str:
         most_shown=MOST_SHOWN,
         least_for_drift=LEAST_FOR_DRIFT,
         about=findings,
+        is_over=at >= figures.month.until,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from iap_node.audit.reports.drawing import Drawing, columns
-from iap_node.database.report_figures import Week
+from iap_node.database.report_figures import CheckCount, Week
 
 WEEK = timedelta(days=7)
 MOST_COLUMNS = 53  # of a drawing over time
@@ -74,6 +74,12 @@ def week_starts(since: datetime, until: datetime) -> list[datetime]:
     return starts
 
 
+def rhythm(weeks: Sequence[Week]) -> str:
+    """What a column of a drawing over time stands for."""
+    step = round((weeks[2].since - weeks[1].since) / WEEK) if len(weeks) > 2 else 1
+    return "week by week" if step == 1 else f"{step} weeks at a time"
+
+
 def findings_over_time(weeks: Sequence[Week]) -> tuple[Drawing, str]:
     """Findings per 100 series, week by week, by severity, and what the highest column stands for."""
     stacks = []
@@ -88,13 +94,22 @@ def findings_over_time(weeks: Sequence[Week]) -> tuple[Drawing, str]:
             ]
         )
     top = max((sum(value for _, value, _ in stack) for stack in stacks), default=0.0)
-    return columns(stacks, "findings per 100 series, week by week"), f"{top:.3g} per 100 series"
+    return columns(stacks, f"findings per 100 series, {rhythm(weeks)}"), f"{top:.3g} per 100 series"
+
+
+def checks_over_time(checks: Sequence[CheckCount]) -> list[tuple[CheckCount, Drawing]]:
+    """Each check with its findings week by week, all in one scale."""
+    top = float(max((n for one in checks for n in one.by_week), default=0))
+    return [
+        (one, columns([[(one.severity.value, n, str(n))] for n in one.by_week], f"{one.check}, over time", top))
+        for one in checks
+    ]
 
 
 def series_over_time(weeks: Sequence[Week]) -> tuple[Drawing, str]:
     """Series week by week, and what the highest column stands for."""
     stacks = [[("series", float(week.n_series), f"{week.since:%Y-%m-%d}: {week.n_series} series")] for week in weeks]
-    return columns(stacks, "series, week by week"), f"{max((week.n_series for week in weeks), default=0)} series"
+    return columns(stacks, f"series, {rhythm(weeks)}"), f"{max((week.n_series for week in weeks), default=0)} series"
 
 
 def ends(weeks: Sequence[Week], until: datetime) -> list[str]:

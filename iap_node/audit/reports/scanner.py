@@ -8,7 +8,6 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from iap_node.audit.reports import findings, period
-from iap_node.audit.reports.drawing import bar
 from iap_node.audit.reports.files import safe_name
 from iap_node.audit.reports.rates import Rate
 from iap_node.audit.reports.rendering import day, document, page, table
@@ -48,12 +47,13 @@ class ScannerFigures:
 
 def gather(session: Session, scope: Scope) -> ScannerFigures:
     """Ask the archive."""
+    starts = period.week_starts(scope.since, scope.until)
     return ScannerFigures(
         scope=scope,
         states=report_figures.series_by_state(session, scope),
         scanners=report_figures.scanners(session, scope),
-        weeks=report_figures.weeks(session, scope, period.week_starts(scope.since, scope.until)),
-        checks=report_figures.checks(session, scope),
+        weeks=report_figures.weeks(session, scope, starts),
+        checks=report_figures.checks(session, scope, starts),
         protocols=report_figures.protocols(session, scope),
         software=report_figures.software(session, scope),
     )
@@ -69,7 +69,6 @@ def as_html(figures: ScannerFigures, at: datetime) -> str:
     """A page that needs nothing else: for the screen, and for paper."""
     scope = figures.scope
     deviating = [(one, Rate(one.n_deviating, one.n_series)) for one in figures.protocols if one.n_deviating]
-    most = max((one.n_findings for one in figures.checks), default=1) or 1
     return page(
         "scanner.html",
         at,
@@ -79,7 +78,7 @@ def as_html(figures: ScannerFigures, at: datetime) -> str:
         findings_over_time=period.findings_over_time(figures.weeks),
         series_over_time=period.series_over_time(figures.weeks),
         ends=period.ends(figures.weeks, scope.until),
-        checks=[(one, bar(one.n_findings / most, str(one.n_findings), one.severity.value)) for one in figures.checks],
+        checks=period.checks_over_time(figures.checks),
         deviating=sorted(deviating, key=lambda item: -item[1].low),
         scanners=[(one, Rate(one.n_conspicuous, one.n_series)) for one in figures.scanners],
         most_shown=MOST_SHOWN,

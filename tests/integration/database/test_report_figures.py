@@ -86,9 +86,12 @@ def test_what_is_dismissed_or_gone_is_no_finding_any_more(session: Session) -> N
     unit, habit = (one for one in findings.list_findings(session, findings.FindingFilter(series_id=3)))
     findings.decide(session, unit.id, FindingState.DISMISSED, "ada", "a phantom", now=on(4))
     findings.decide(session, habit.id, FindingState.ACCEPTED, "ada", now=on(6))
-    counted = {(one.check, one.severity): one for one in report_figures.checks(session, FEBRUARY)}
+    counted = {
+        (one.check, one.severity): one for one in report_figures.checks(session, FEBRUARY, [on(0), on(8), on(20)])
+    }
     units = counted["field-strength-unit", Severity.ERROR]
     assert (units.n_findings, units.n_series, units.n_open, units.n_dismissed) == (1, 1, 1, 1)
+    assert units.by_week == (0, 1, 0)
     deviations = counted["habit-deviates", Severity.NOTE]
     assert (deviations.n_findings, deviations.n_open, deviations.n_dismissed) == (2, 1, 0)
     assert {one.scanner: (one.n_series, one.n_conspicuous) for one in report_figures.scanners(session, FEBRUARY)} == {

@@ -12,9 +12,10 @@ import pytest
 
 from iap_node.audit.reports.drawing import Axis, bar, columns, interval
 from iap_node.audit.reports.files import MOST_CHARACTERS, safe_name, write
-from iap_node.audit.reports.period import MOST_COLUMNS, Month, week_starts
+from iap_node.audit.reports.period import MOST_COLUMNS, Month, findings_over_time, series_over_time, week_starts
 from iap_node.audit.reports.rates import Rate
 from iap_node.audit.reports.rendering import document, number, percent, table
+from iap_node.database.report_figures import Week
 from iap_node.records import ParameterKind, ParameterPrediction, Severity
 
 
@@ -125,3 +126,11 @@ def test_json_has_no_numbers_that_json_does_not_know() -> None:
 def test_table_holds_what_it_is_given_and_runs_nothing() -> None:
     written = table(("a", "b"), [("=1+1", Severity.ERROR), (None, "x\r\n=y")])
     assert list(csv.reader(io.StringIO(written))) == [["a", "b"], ["'=1+1", "error"], ["", "x??=y"]]
+
+
+@pytest.mark.parametrize(("days", "says"), [(30, "week by week"), (365, "week by week"), (800, "3 weeks at a time")])
+def test_columns_say_how_long_each_is(days: int, says: str) -> None:
+    since = datetime(2024, 1, 3, tzinfo=UTC)
+    weeks = [Week(start, 1, 1, 0, 0) for start in week_starts(since, since + timedelta(days=days))]
+    assert findings_over_time(weeks)[0].label == f"findings per 100 series, {says}"
+    assert series_over_time(weeks)[0].label == f"series, {says}"
