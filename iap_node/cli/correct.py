@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from iap_node.errors import PermanentError
 if TYPE_CHECKING:
     from iap_node.config import NodeConfig
     from iap_node.correction.series import SeriesCorrection
+    from iap_node.database.corrections import Correction
     from iap_node.database.engine import Database
 
 FOLDER = "corrected"  # below the data directory, where no other is named
@@ -48,6 +50,7 @@ def correct(
     destination: str = typer.Option(
         None, "--send", metavar="DESTINATION", help="Send copies to a destination with `send: corrected`, by the queue."
     ),
+    list_copies: bool = typer.Option(False, "--list", help="List the copies that were made before, and make none."),
     who: str = typer.Option(None, "--as", metavar="NAME", help="Who corrects; your login without it."),
     as_json: bool = JSON,
 ) -> None:
@@ -58,6 +61,7 @@ def correct(
     findings become corrected. Exit code 1 when a value cannot be written: nothing is written then.
     """
     from iap_node.correction.series import look
+    from iap_node.database.corrections import list_corrections
     from iap_node.spool import Spool
 
     if destination is not None and (settings or keep_uids or folder is not None):
@@ -65,6 +69,9 @@ def correct(
     config, database = open_node(config_path)
     with database.reading() as session:
         series = named_series(session, series_uid)
+        if list_copies:
+            _list(list_corrections(session, series.id), as_json=as_json)
+            return
     correction = look(
         database,
         Spool(config.spool_dir),
@@ -81,6 +88,29 @@ def correct(
         _send(config, database, correction, destination)
     else:
         _write(database, correction, folder or config.data_dir / FOLDER / correction.copy_series_instance_uid, name)
+
+
+def _list(copies: Sequence[Correction], *, as_json: bool) -> None:
+    if as_json:
+        print_json(copies)
+        return
+    print_table(
+        "Corrected copies",
+        ("series of the copy", "elements", "instances", "to", "by", "as of", "finished"),
+        [
+            (
+                one.series_instance_uid,
+                ", ".join(f"{label}={'removed' if value is None else value}" for label, value in one.elements.items()),
+                one.n_instances,
+                one.target,
+                one.made_by,
+                one.made_at,
+                one.finished_at or "not yet",
+            )
+            for one in copies
+        ],
+        empty="no corrected copy was made of this series",
+    )
 
 
 def _show(correction: SeriesCorrection, *, as_json: bool, dry_run: bool) -> None:

@@ -133,6 +133,10 @@ def test_copies_are_written_and_recorded_and_the_originals_stay(node: Node, tmp_
     assert noted.series_instance_uid == copies[0].SeriesInstanceUID
     assert [event.who for event in events if event.state is FindingState.CORRECTED] == ["Grace"]
 
+    (listed,) = json.loads(node.run("--list", "--json").output)
+    assert listed["series_instance_uid"] == noted.series_instance_uid
+    assert listed["elements"] == {"RepetitionTime": "2500"}
+    assert "RepetitionTime=2500" in node.run("--list").output
     content = {path.name: path.read_bytes() for path in out.iterdir()}
     assert "3 of them there already" in node.run("--out", str(out)).output
     node.run("--out", str(tmp_path / "elsewhere"))

@@ -174,6 +174,26 @@ def test_a_value_accepted_after_delivery_goes_when_it_is_sent_again(start_peer: 
     assert node.job(JobKind.DELIVER).state is JobState.DONE
 
 
+def test_a_late_instance_joins_the_copies_that_are_there(
+    start_peer: Any, routed: Any, write_instance: Any, scripted: Any
+) -> None:
+    peer = start_peer()
+    node = routed(peer.port)
+    with node.database.transaction() as session:
+        query = select(FindingRow.id).where(FindingRow.element == "Manufacturer")
+        number = session.scalars(query).one()  # the audit found that it is missing
+        findings.decide(session, number, FindingState.ACCEPTED, "Ada", value="SIEMENS", now=NOW)
+    deliver(node)
+    assert [received(peer, index).Manufacturer for index in range(3)] == ["SIEMENS"] * 3
+    node.complete([write_instance()])
+    node.infer(scripted())
+    deliver(node)
+    assert len(peer.received) == 4
+    assert received(peer, 3).Manufacturer == "SIEMENS"
+    assert received(peer, 3).SeriesInstanceUID == received(peer, 0).SeriesInstanceUID
+    assert state_of(node, number) is FindingState.CORRECTED
+
+
 def test_a_copy_that_goes_elsewhere_too_is_the_same_to_the_byte(start_peer: Any, routed: Any) -> None:
     peer = start_peer()
     node = routed(peer.port)
