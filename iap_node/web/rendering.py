@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from iap_node import __version__
+from iap_node.audit.cells import harmless_page
 from iap_node.upkeep.forecast import size_text
 from iap_node.web.identity import Identity
 
@@ -54,7 +55,7 @@ def page(
         now=datetime.now(UTC),
         **context,
     )
-    return HTMLResponse(html, status_code)
+    return HTMLResponse(harmless_page(html), status_code)
 
 
 @cache

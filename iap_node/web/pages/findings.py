@@ -129,10 +129,10 @@ def decide(
 ) -> HTMLResponse:
     """Accept, dismiss or reopen the findings that were ticked."""
     now, ids = datetime.now(UTC), finding_ids or []
+    # Of many, those without a suggestion are passed over; of one, the person has seen that nobody knows the value.
+    without = AcceptedValue.UNKNOWN if single else AcceptedValue.SUGGESTED
     with node.database.transaction() as session:
-        decided = decide_all(
-            session, ids, state, physicist.name, reason.strip(), value.strip() or AcceptedValue.SUGGESTED, now=now
-        )
+        decided = decide_all(session, ids, state, physicist.name, reason.strip(), value.strip() or without, now=now)
         accounts.note(
             session, physicist.name, f"findings {state.value}", ", ".join(map(str, ids)), now,
             reason or value, physicist.address,
