@@ -86,7 +86,7 @@ class _Case:
     least_probability: float
     truths: list[Truth]  # of every condition; of predicted ones while probabilities are added up
     observed: list[str]  # of stated conditions
-    pieces: dict[str, list[Piece]] = field(default_factory=dict)
+    pieces: dict[str, list[Piece]] = field(default_factory=dict)  # of the parameters that were asked for
     judged: dict[int, Judged] = field(default_factory=dict)  # by the part's identity: the trace asks again
 
 
@@ -171,9 +171,14 @@ class Expression:
                 found = self._stated[number](evidence)
             case.truths.append(found.truth)
             case.observed.append(found.observed)
-        for keyword, conditions in self._conditions.items():
-            case.pieces[keyword] = conditions.pieces(distributions.predicted(evidence.prediction, keyword))
         return case
+
+    def _pieces(self, keyword: str, case: _Case) -> list[Piece]:
+        found = case.pieces.get(keyword)
+        if found is None:
+            pixels = distributions.predicted(case.evidence.prediction, keyword)
+            found = case.pieces[keyword] = self._conditions[keyword].pieces(pixels)
+        return found
 
     def _trace(self, node: _Node, case: _Case) -> ConditionTrace:
         judged = self._judge(node, case)
@@ -206,9 +211,10 @@ class Expression:
         if len(node.parameters) <= 1:  # the probability is exact, and the only measure
             truth = Truth.TRUE if true >= enough else Truth.FALSE if false >= enough else Truth.UNKNOWN
         else:
-            truth = self._truth(node, case)
-            if (truth is Truth.TRUE and true < enough) or (truth is Truth.FALSE and false < enough):
-                truth = Truth.UNKNOWN
+            truth = Truth.UNKNOWN
+            by_probability = Truth.TRUE if true >= enough else Truth.FALSE if false >= enough else Truth.UNKNOWN
+            if by_probability is not Truth.UNKNOWN and self._truth(node, case) is by_probability:
+                truth = by_probability
         judged = case.judged[id(node)] = Judged(truth, true, false, bool(node.parameters))
         return judged
 
@@ -216,19 +222,15 @@ class Expression:
         """The first measure, of parts over several parameters."""
         if node.source is ConditionSource.NOT:
             return negation(self._judge(node.parts[0], case).truth)
-        alike: dict[frozenset[str], list[_Node]] = {}
-        truths = []
-        for part in node.parts:
-            if len(part.parameters) == 1:
-                alike.setdefault(part.parameters, []).append(part)
-            else:
-                truths.append(self._judge(part, case).truth)
-        for parts in alike.values():
-            single = len(parts) == 1
-            truths.append(
-                self._judge(parts[0], case).truth if single else self._by_probability(parts, node.source, case)
-            )
-        return _COMBINE[node.source](truths)
+        alike: dict[frozenset[str] | int, list[_Node]] = {}
+        for number, part in enumerate(node.parts):
+            alike.setdefault(part.parameters if len(part.parameters) == 1 else number, []).append(part)
+        return _COMBINE[node.source](
+            self._judge(parts[0], case).truth
+            if len(parts) == 1
+            else self._by_probability(parts, node.source, case)
+            for parts in alike.values()
+        )
 
     def _by_probability(self, parts: Sequence[_Node], how: ConditionSource, case: _Case) -> Truth:
         """Truth of parts over at most one parameter, whose probability is exact."""
@@ -245,7 +247,8 @@ class Expression:
         truths = case.truths
         if len(parts) == 1 and parts[0].leaf >= 0:
             return self._of_condition(parts[0], case)
-        keywords = sorted(frozenset().union(*(part.parameters for part in parts)))
+        looked_at = frozenset().union(*(part.parameters for part in parts))
+        keywords = [keyword for keyword in self._by_parameter if keyword in looked_at]  # in the order of the rules
 
         def evaluate(node: _Node) -> Truth:
             if node.leaf >= 0:
@@ -262,7 +265,7 @@ class Expression:
                 return 0.0, 0.0
             numbers = self._by_parameter[keywords[depth]]
             true = false = 0.0
-            for weight, outcome in case.pieces[keywords[depth]]:
+            for weight, outcome in self._pieces(keywords[depth], case):
                 if weight <= 0.0:
                     continue
                 for number, truth in zip(numbers, outcome, strict=True):
@@ -284,7 +287,7 @@ class Expression:
         keyword = self._leaves[node.leaf].parameter
         place = self._by_parameter[keyword].index(node.leaf)
         true = false = 0.0
-        for weight, outcome in case.pieces[keyword]:
+        for weight, outcome in self._pieces(keyword, case):
             if outcome[place] is Truth.TRUE:
                 true += weight
             elif outcome[place] is Truth.FALSE:
