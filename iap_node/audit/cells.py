@@ -1,4 +1,4 @@
-"""Cells of CSV files that no spreadsheet runs. Used by whoever writes findings or reports as CSV."""
+"""Cells that no spreadsheet runs, and pages that turn no text around. Used by whoever writes CSV or HTML."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ def harmless_cell(value: object) -> str:
     if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         text = f"'{text}"
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def harmless_page(text: str) -> str:
+    """A page without what is no character to look at: controls, and those that turn the text beside them around."""
+    shown = {ord(one): " " if one.isspace() else "\ufffd" for one in set(text) - {"\n"} if not one.isprintable()}
+    return text.translate(shown)

@@ -18,7 +18,7 @@ import jinja2
 from pydicom.datadict import dictionary_description, tag_for_keyword
 
 from iap_node import __version__
-from iap_node.audit.cells import harmless_cell
+from iap_node.audit.cells import harmless_cell, harmless_page
 from iap_node.dicom.parameters import BY_KEYWORD
 
 
@@ -30,13 +30,7 @@ def page(template: str, at: datetime, **content: Any) -> str:
     jinja2.UndefinedError
         The template asks for what `content` does not have.
     """
-    return _tamed(_pages().get_template(template).render(at=at, version=__version__, **content))
-
-
-def _tamed(text: str) -> str:
-    """Without what is no character to look at: control characters, and those that turn the text beside them around."""
-    shown = {ord(one): " " if one.isspace() else "\ufffd" for one in set(text) - {"\n"} if not one.isprintable()}
-    return text.translate(shown)
+    return harmless_page(_pages().get_template(template).render(at=at, version=__version__, **content))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
