@@ -151,7 +151,7 @@ def _accepted(value: AcceptedValue) -> Change:
         keyword=value.keyword,
         value=text,
         everywhere=value.kind is FindingKind.INCONSTANT,
-        only_missing=value.kind is FindingKind.MISSING,
+        only_missing=value.kind is FindingKind.MISSING and not value.found.strip(),
         found=value.found,
         reason=value.reason,
         who=value.who,

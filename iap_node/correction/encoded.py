@@ -7,6 +7,7 @@ wrote) is passed on as bytes that nobody decoded. Called by `copies`. Source: PS
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,7 +65,7 @@ class EncodedInstance:
         stream.seek(begin)
         starts: list[int] = []
         el.walk(stream, declared, frozenset(), _LAST_TAG, places=starts)
-        self.spans = tuple(self._span(start, end) for start, end in zip(starts, [*starts[1:], self._end], strict=True))
+        self.spans = tuple(self._span(start, end) for start, end in itertools.pairwise([*starts, self._end]))
         self._by_tag = {span.tag: span for span in reversed(self.spans)}
         self.specific_character_set = self.value(0x00080005).strip(b" \0")
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
+from io import BytesIO
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -20,7 +23,9 @@ from pydicom.uid import (
 )
 
 from iap_node.correction.copies import Original
-from iap_node.correction.encoded import damage_is_told
+from iap_node.correction.encoded import EncodedInstance, PartsStream, damage_is_told
+from iap_node.correction.values import encode_element
+from iap_node.dicom.elements import Encoding
 from iap_node.errors import PermanentError, UnreadableInstance
 from tests.unit.correction.conftest import AT, PIXELS, SERIES, Copies, sop_instance_uid
 
@@ -282,6 +287,40 @@ def test_an_instance_that_becomes_damaged_after_the_survey_is_an_unreadable_one(
     copies.instances[0].original.file.write_bytes(b"nothing of the kind" * 20)
     with pytest.raises(UnreadableInstance):
         copies.content()
+
+
+def test_an_instance_that_is_written_otherwise_than_declared_stays_consistent(
+    write: Write, copies_of: CopiesOf, top_level_elements: Any, tmp_path: Any
+) -> None:
+    original = write()
+    content = original.file.read_bytes()
+    explicit, implicit = (uid.encode().ljust(20, b"\0") for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
+    assert content.count(explicit) == 1
+    original.file.write_bytes(content.replace(explicit, implicit))
+    copy = tmp_path / "copy.dcm"
+    copy.write_bytes(copies_of([original], "RepetitionTime=2500", "FlipAngle=9").content())
+    old, new = top_level_elements(original.file), top_level_elements(copy)
+    assert new[0x00181314] == b"\x18\0\x14\x13DS\x02\x009 "
+    changed = {tag for tag in old.keys() | new.keys() if old.get(tag) != new.get(tag)}
+    assert changed == EXPECTED_TO_CHANGE | {0x00180080, 0x00181314}
+
+
+@given(st.dictionaries(st.sampled_from(range(0x00100010, 0x00100020)), st.binary(max_size=6), max_size=12), st.data())
+def test_elements_are_exchanged_in_order_whatever_is_there(there: dict[int, bytes], data: st.DataObject) -> None:
+    encoding = Encoding(implicit=False, little=True)
+
+    def encoded(values: dict[int, bytes]) -> dict[int, bytes]:
+        return {tag: encode_element(tag, "LO", value, encoding) for tag, value in sorted(values.items())}
+
+    tags = st.sampled_from(range(0x0010000F, 0x00100022))
+    wanted = data.draw(st.dictionaries(tags, st.binary(max_size=6), max_size=8))
+    gone = data.draw(st.sets(tags, max_size=4))
+    new = {**encoded(wanted), **dict.fromkeys(gone, b"")}
+    stream = BytesIO(b"head" + b"".join(encoded(there).values()))
+    stream.seek(4)
+    parts = EncodedInstance(stream, ExplicitVRLittleEndian).exchanged(new)
+    expected = {tag: value for tag, value in encoded({**there, **wanted}).items() if tag not in gone}
+    assert PartsStream(parts, stream).readall() == b"".join(expected.values())
 
 
 def test_nothing_is_put_behind_an_element_that_is_cut_off(write: Write, copies_of: CopiesOf) -> None:
