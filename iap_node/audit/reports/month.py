@@ -12,7 +12,7 @@ from iap_node.audit.reports.drawing import Axis, Drawing, band, box, tick
 from iap_node.audit.reports.files import safe_name
 from iap_node.audit.reports.period import Month
 from iap_node.audit.reports.rates import Rate
-from iap_node.audit.reports.rendering import document, page, table
+from iap_node.audit.reports.rendering import document, page, plain, table
 from iap_node.audit.reports.scanner import (
     CSV_COLUMNS,
     check_lines,
@@ -188,7 +188,28 @@ def as_csv(figures: MonthFigures) -> str:
 
 def as_json(figures: MonthFigures, at: datetime) -> str:
     """Everything."""
-    return document(at, {"figures": figures, "month": str(figures.month)})
+    content = {
+        **plain(figures),
+        "month": str(figures.month),
+        "before": str(figures.before),
+        "is_over": at >= figures.month.until,
+        "n_series": figures.n_series,
+        "n_novel": figures.n_novel,
+        "scanners": [
+            {**plain(one), "conspicuous": Rate(one.n_conspicuous, one.n_series).as_object()} for one in figures.scanners
+        ],
+        "drift": [{**plain(one), "moved": moved(one)} for one in figures.drift],
+        "contradictions": [
+            {"scanner": one.of.scanner, "keyword": one.of.keyword, "now": one.now.as_object(),
+             "before": one.before.as_object(), "moved": one.moved}
+            for one in compared(figures.contradictions)
+        ],
+        "alarms": [
+            {**plain(one), "rate": one.rate, "interval": one.interval, "above_alpha": one.above_alpha}
+            for one in figures.alarms
+        ],
+    }  # fmt: skip
+    return document(at, content)
 
 
 def drawn(drifts: list[Drift]) -> list[DrawnDrift]:

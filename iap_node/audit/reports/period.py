@@ -12,6 +12,7 @@ from iap_node.database.report_figures import CheckCount, Week
 
 WEEK = timedelta(days=7)
 MOST_COLUMNS = 53  # of a drawing over time
+ENOUGH_SERIES = 5  # in a week, for a rate that sets the scale
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -81,20 +82,25 @@ def rhythm(weeks: Sequence[Week]) -> str:
 
 
 def findings_over_time(weeks: Sequence[Week]) -> tuple[Drawing, str]:
-    """Findings per 100 series, week by week, by severity, and what the highest column stands for."""
+    """Findings per 100 series, by severity, and what the highest column stands for.
+
+    Few series make no rate: their columns are cut where the highest of the others ends.
+    """
+    rates = [100 * week.n_findings / week.n_series for week in weeks if week.n_series >= ENOUGH_SERIES]
+    top = max(rates, default=0.0) or max(
+        (100 * week.n_findings / week.n_series for week in weeks if week.n_series), default=0
+    )
     stacks = []
     for week in weeks:
         name = f"{week.since:%Y-%m-%d}: {week.n_series} series"
         found = (("error", week.errors), ("warning", week.warnings), ("note", week.notes))
+        per_finding = min(100 / week.n_series, top / week.n_findings) if week.n_series and week.n_findings else 0.0
         stacks.append(
-            [
-                (severity, 100 * n / week.n_series, f"{name}, {n} {severity}{'' if n == 1 else 's'}")
-                for severity, n in found
-                if week.n_series
-            ]
+            [(severity, per_finding * n, f"{name}, {n} {severity}{'' if n == 1 else 's'}") for severity, n in found]
         )
-    top = max((sum(value for _, value, _ in stack) for stack in stacks), default=0.0)
-    return columns(stacks, f"findings per 100 series, {rhythm(weeks)}"), f"{top:.3g} per 100 series"
+    few = any(0 < week.n_series < ENOUGH_SERIES for week in weeks) and rates
+    cut = f"; fewer than {ENOUGH_SERIES} series are cut there" if few else ""
+    return columns(stacks, f"findings per 100 series, {rhythm(weeks)}"), f"{top:.3g} per 100 series{cut}"
 
 
 def checks_over_time(checks: Sequence[CheckCount]) -> list[tuple[CheckCount, Drawing]]:

@@ -43,6 +43,10 @@ class Rate:
         label = f"{self.n} of {self.of}, between {self.low:.3f} and {self.high:.3f}"
         return rate(self.n / self.of if self.of else 0.5, self.low, self.high, label)
 
+    def as_object(self) -> dict[str, float | int | None]:
+        """For programs."""
+        return {"n": self.n, "of": self.of, "share": self.share, "low": self.low, "high": self.high}
+
     def differs(self, other: Rate) -> bool:
         """Whether the intervals of both are apart."""
         return self.low > other.high or other.low > self.high

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from iap_node.audit.reports import findings, period
 from iap_node.audit.reports.files import safe_name
 from iap_node.audit.reports.rates import Rate
-from iap_node.audit.reports.rendering import day, document, page, table
+from iap_node.audit.reports.rendering import day, document, page, plain, table
 from iap_node.database import report_figures
 from iap_node.database.report_figures import (
     CheckCount,
@@ -117,7 +117,13 @@ def as_csv(figures: ScannerFigures) -> str:
 
 def as_json(figures: ScannerFigures, at: datetime) -> str:
     """Everything."""
-    return document(at, {"scanner": figures})
+    scanners = [
+        {**plain(one), "conspicuous": Rate(one.n_conspicuous, one.n_series).as_object()} for one in figures.scanners
+    ]
+    protocols = [
+        {**plain(one), "deviating": Rate(one.n_deviating, one.n_series).as_object()} for one in figures.protocols
+    ]
+    return document(at, {**plain(figures), "scanners": scanners, "protocols": protocols})
 
 
 # ---------------------------------------------------------------- lines of a table, shared with the month's report

@@ -228,10 +228,24 @@ def test_month_puts_first_what_is_known_and_what_moved(node: Path) -> None:
     assert [one.software_versions for one in figures.software if one.scanner.serial_number == "G-1"] == ["DV26"]
 
 
+def test_programs_get_the_rates_with_their_intervals(written: dict[str, str]) -> None:
+    content = json.loads(written["physicist-2026-02.json"])
+    assert (content["month"], content["before"], content["is_over"]) == ("2026-02", "2025-11", True)
+    (alarm,) = [
+        one for one in content["alarms"] if (one["scanner"]["serial_number"], one["keyword"]) == ("G-1", "EchoTime")
+    ]
+    assert alarm["rate"] == 1.0 and alarm["interval"][0] > alarm["alpha"] and alarm["above_alpha"]
+    rates = {one["scanner"]["serial_number"]: one["conspicuous"] for one in content["scanners"]}
+    assert rates["U-1"]["share"] == 1.0 and rates["U-1"]["low"] < rates["G-1"]["low"]
+    rows = list(csv.DictReader(io.StringIO(written["physicist-2026-02.csv"])))
+    (row,) = [row for row in rows if row["section"] == "scanner" and row["serial_number"] == "G-1"]
+    assert float(row["low"]) == pytest.approx(rates["G-1"]["low"])
+
+
 def test_month_without_series_is_a_report_too(report: Callable[..., Result]) -> None:
     done = report("month", "2020-02", "--json")
     assert done.exit_code == 0
-    assert json.loads(done.output)["figures"]["scanners"] == []
+    assert json.loads(done.output)["scanners"] == []
 
 
 # ---------------------------------------------------------------- the commands

@@ -134,3 +134,13 @@ def test_columns_say_how_long_each_is(days: int, says: str) -> None:
     weeks = [Week(start, 1, 1, 0, 0) for start in week_starts(since, since + timedelta(days=days))]
     assert findings_over_time(weeks)[0].label == f"findings per 100 series, {says}"
     assert series_over_time(weeks)[0].label == f"series, {says}"
+
+
+def test_week_with_one_series_does_not_set_the_scale() -> None:
+    since = datetime(2026, 1, 5, tzinfo=UTC)
+    weeks = [Week(since, 10, 1, 1, 0), Week(since + timedelta(days=7), 1, 3, 0, 3)]
+    drawing, top = findings_over_time(weeks)
+    assert top == "20 per 100 series; fewer than 5 series are cut there"
+    heights = [round(one.height) for one in drawing.rectangles]
+    assert heights == [50, 50, 50, 50]
+    assert drawing.rectangles[2].title == "2026-01-12: 1 series, 3 errors"
