@@ -16,7 +16,14 @@ from iap_node.config.section import Section, did_you_mean
 from iap_node.dicom.parameters import BY_KEYWORD, Nature, canonical_number
 from iap_node.records import FindingState, Severity, Witness
 
-Value = str | float
+
+def _no_truth_value(value: object) -> object:
+    if isinstance(value, bool):  # in YAML yes, no, on and off are truth values too, which no element has
+        raise ValueError(f"{'true' if value else 'false'} is a truth value: put the word in quotes")
+    return value
+
+
+Value = Annotated[str | float, BeforeValidator(_no_truth_value)]
 SeriesFact = Literal[
     "CallingAETitle",
     "Modality",

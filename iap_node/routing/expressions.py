@@ -40,6 +40,7 @@ from iap_node.routing.logic import conjunction, disjunction, negation, truth_of
 from iap_node.routing.sentences import condition_text, share
 from iap_node.routing.stated import Stated, StatedTests, finding_truth
 
+MOST_STEPS = 20_000  # of adding up one expression's probability; what is left over then counts as unknown
 ROUNDING = 1e-12  # sums of probabilities may miss a bound by so much
 _COMBINE = {ConditionSource.ALL: conjunction, ConditionSource.ANY: disjunction}
 
@@ -242,7 +243,8 @@ class Expression:
         """That the parts, taken together, are true, and that they are false.
 
         Goes through the pieces of one parameter after the other. What is settled whatever the other parameters are is
-        not looked at any further; with parts under `all` or `any` that is nearly everything.
+        not looked at any further; with parts under `all` or `any` that is nearly everything. Where it is not, steps
+        are bounded: both probabilities are lower bounds then.
         """
         truths = case.truths
         if len(parts) == 1 and parts[0].leaf >= 0:
@@ -257,11 +259,15 @@ class Expression:
                 return negation(evaluate(node.parts[0]))
             return _COMBINE[node.source](evaluate(part) for part in node.parts)
 
+        steps = 0
+
         def add_up(depth: int) -> tuple[float, float]:
+            nonlocal steps
+            steps += 1
             settled = _COMBINE[how](evaluate(part) for part in parts)
             if settled is not Truth.UNKNOWN:
                 return (1.0, 0.0) if settled is Truth.TRUE else (0.0, 1.0)
-            if depth == len(keywords):
+            if depth == len(keywords) or steps > MOST_STEPS:
                 return 0.0, 0.0
             numbers = self._by_parameter[keywords[depth]]
             true = false = 0.0

@@ -51,6 +51,12 @@ def test_a_misspelt_parameter_is_named_with_the_nearest_right_one() -> None:
         {"parameter": "EchoTime", "near": 2.0},
         {"parameter": "EchoTime", "between": [3, 2]},
         {"parameter": "Manufacturer", "between": [1, 2]},
+        {"parameter": "Manufacturer", "equals": True},  # `equals: yes` in YAML
+        {"parameter": "Manufacturer", "one_of": ["GE", False]},
+        {"parameter": "EchoTime", "matches": "2"},
+        {"parameter": "EchoTime", "missing": False},
+        {"header": "Manufacturer", "near": 1, "within": 1},
+        {"series": "Modality", "matches": "("},
     ],
 )
 def test_a_condition_that_cannot_be_meant_is_refused(condition: dict[str, Any]) -> None:
@@ -63,6 +69,40 @@ def test_a_downstream_model_must_name_a_domain_and_destinations_that_exist() -> 
     assert "did you mean 'siemens'?" in refusal({"routing": routing})
     routing["downstream_models"]["m"]["domain"] = "siemens"
     assert "'a' is not defined" in refusal({"routing": routing})
+
+
+def rule(when: dict[str, Any], **effect: Any) -> dict[str, Any]:
+    return {"rules": {"r": {"when": when, **(effect or {"stop": True})}}}
+
+
+@pytest.mark.parametrize(
+    ("routing", "expected"),
+    [
+        (rule({"domain": "simens"}), "rules.r.when: 'simens' is not defined; did you mean 'siemens'?"),
+        (rule({"header": "StationNam", "missing": True}), "did you mean 'StationName'?"),
+        (rule({"series": "Modalty", "equals": "MR"}), "did you mean 'Modality'?"),
+        (rule({"finding": "any", "severity": "eror"}), "did you mean 'error'?"),
+        (rule({"finding": "any", "element": "EchoTim"}), "did you mean 'EchoTime'?"),
+        (rule({"all": [{"headr": "EchoTime"}]}), "when.all.0.headr: unknown key; did you mean 'header'?"),
+        (rule({"not": {"finding": "any", "sevrity": "error"}}), "did you mean 'severity'?"),
+        (rule({"finding": "any"}, hld="x", stop=True), "r.hld: unknown key; did you mean 'hold'?"),
+        (rule({"finding": "any"}, priority=1), "sends to destinations, holds or stops"),
+        (rule({"finding": "any"}, destinations=["b"]), "'b' is not defined"),
+        ({"rules": {"m": {"when": {"finding": "any"}, "stop": True}}}, "rules.m: a downstream model has this name"),
+        ({"domains": {"siemens": {"all": [{"finding": "any"}], "any": [{"finding": "any"}]}}}, "exactly one of all"),
+        ({"domains": {"siemens": {"all": [{"domain": "siemens"}]}}}, "combine domains in a rule"),
+    ],
+)
+def test_a_wrong_name_in_a_rule_is_named_with_the_nearest_right_one(routing: dict[str, Any], expected: str) -> None:
+    domain = {"all": [{"parameter": "Manufacturer", "equals": "SIEMENS"}]}
+    whole = {
+        "domains": {"siemens": domain},
+        "downstream_models": {"m": {"domain": "siemens", "destinations": ["a"]}},
+    }
+    destinations = {"a": {"ae_title": "A", "host": "h", "port": 104}}
+    text = refusal({"routing": whole | routing, "destinations": destinations})
+    assert expected in text
+    assert len(text.splitlines()) == 2, "one problem, one line"
 
 
 def test_the_listener_opens_to_other_machines_only_for_named_senders() -> None:

@@ -19,6 +19,7 @@ from iap_node.records import (
     SeriesHeader,
     Truth,
 )
+from iap_node.routing import expressions
 from iap_node.routing.expressions import Expression, Judged
 from tests.unit.routing.conftest import (
     classes,
@@ -144,6 +145,24 @@ def test_a_value_that_the_model_never_saw_leaves_a_lower_bound() -> None:
         BOTH, 0.8
     )
     assert (judged.truth, trace.probability, trace.at_least) == (Truth.UNKNOWN, pytest.approx(0.1), True)
+
+
+def test_an_expression_that_nothing_settles_is_given_up_as_unknown_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keywords = ("Manufacturer", "MagneticFieldStrength", "PatientPosition", "ScanOptions", "AcquisitionMatrix")
+    halves = {keyword: [("3", 0.5), ("7", 0.5)] for keyword in keywords}
+    evidence = RoutingEvidence(prediction(*(classes(keyword, *shares) for keyword, shares in halves.items())))
+    odd: dict[str, Any] = {"parameter": keywords[0], "equals": "3"}
+    for keyword in keywords[1:]:  # an odd number of them: only the last one settles it
+        one = {"parameter": keyword, "equals": "3"}
+        odd = {"any": [{"all": [odd, {"not": one}]}, {"all": [{"not": odd}, one]}]}
+    judged = judge(odd, evidence)
+    assert (judged.true_probability, judged.false_probability) == (pytest.approx(0.5), pytest.approx(0.5))
+    monkeypatch.setattr(expressions, "MOST_STEPS", 20)
+    judged = judge(odd, evidence)
+    assert judged.truth is Truth.UNKNOWN
+    assert 0.0 < judged.true_probability + judged.false_probability < 1.0 and judged.at_least
 
 
 # ---------------------------------------------------------------- what is stated
