@@ -274,19 +274,18 @@ def _source(session: Session, which: FindingFilter) -> _Source:
     The findings of one series, or of a scanner with few series, are gathered before anything else is asked of them.
     Those of a scanner with many are met soon enough on the way through the inbox. Neither database knows that.
     """
-    series_ids: Sequence[int] | None = None
-    rest = replace(which, states=(), severities=(), series_id=None, scanner=None)
+    rest = replace(which, states=(), severities=(), series_id=None)
     if which.series_id is not None:
-        series_ids = [which.series_id]
-        rest = replace(rest, scanner=which.scanner)
+        series_ids: Sequence[int] = [which.series_id]
     elif which.scanner is not None:
+        rest = replace(rest, scanner=None)
         query = select(SeriesRow.id).where(*made_by(which.scanner)).limit(_FEW_SERIES + 1)
         series_ids = session.scalars(query).all()
-    if series_ids is None:
+        if len(series_ids) > _FEW_SERIES:
+            of_scanner = exists().where(SeriesRow.id == FindingRow.series_id, *made_by(which.scanner))
+            return _Source(FindingRow, [*admitted(FindingRow, rest), of_scanner])
+    else:
         return _Source(FindingRow, admitted(FindingRow, rest))
-    if len(series_ids) > _FEW_SERIES and which.scanner is not None:
-        of_scanner = exists().where(SeriesRow.id == FindingRow.series_id, *made_by(which.scanner))
-        return _Source(FindingRow, [*admitted(FindingRow, rest), of_scanner])
     gathered = select(*(getattr(FindingRow, name) for name in _ASKED_FOR)).where(FindingRow.series_id.in_(series_ids))
     findings = gathered.cte("gathered").prefix_with("MATERIALIZED").c
     return _Source(findings, admitted(findings, rest))
