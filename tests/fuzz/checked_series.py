@@ -9,6 +9,7 @@ series or as most of one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from io import BytesIO
@@ -31,7 +32,7 @@ from iap_node.audit.checks import CHECKS, check_series
 from iap_node.audit.checks.check import RAW_TEXT_LIMIT
 from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.part10 import file_preamble, read_instance
-from iap_node.dicom.statements import Image, InstanceStatements, Stated, read_statements
+from iap_node.dicom.statements import Image, InstanceStatements, Stated, read_header_and_statements, read_statements
 from iap_node.errors import UnreadableInstance
 from iap_node.records import Finding
 from tests.fuzz.instances import MAX_SEED_BYTES, SOP_INSTANCE_UID, encode, instances, simulated
@@ -125,12 +126,15 @@ def execute(data: bytes) -> None:
     """One input."""
     if not data:
         return
+    file = _file(SYNTAXES[data[0] % len(SYNTAXES)], data[1:])
     try:
-        read = read_statements(_file(SYNTAXES[data[0] % len(SYNTAXES)], data[1:]))
+        read = read_statements(file)
     except UnreadableInstance as error:
         assert str(error), "no reason"
         assert len(str(error)) < 400, "a reason that repeats what came"
         return
+    with contextlib.suppress(UnreadableInstance):  # the parameters are read from more elements, and decoded
+        assert read_header_and_statements(file)[1] == read, "with its parameters, an instance states something else"
     _judge([read])
     sop_class_uid, is_odd = COMPANIES[data[0] // len(SYNTAXES) % len(COMPANIES)]
     if is_odd:
