@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # pixels and their decoders, for whoever asks for them
     from iap_node.audit.pixels_at_rest import PixelJudgement
 
 MOST_BARS = 20  # of the drawing of what was found most often
+MOST_SHOWN = 500  # series with findings, without, protocols and files on the page; the tables for programs have all
 MOST_NAMED = 5  # series of a parameter group that the page names
 
 CSV_COLUMNS = (
@@ -61,6 +62,7 @@ def as_html(audit: FolderAudit, at: datetime) -> str:
         looked=any(series.pixels is not None for series in audit.series),
         compared=lambda one: compared(one.prediction, one.comparisons, one.header),
         most_named=MOST_NAMED,
+        most_shown=MOST_SHOWN,
         conspicuous=sorted(
             (series for series in audit.series if series.findings),
             key=lambda one: (findings.worst(one.findings), -len(one.findings)),

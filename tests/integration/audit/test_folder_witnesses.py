@@ -114,6 +114,16 @@ def test_pixels_are_told_with_the_model_and_what_it_learned_from(audit: FolderAu
     assert "Pixels were not judged" not in page.text
 
 
+def test_page_of_many_series_names_the_worst_and_counts_the_rest(
+    audit: FolderAudit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MOST_SHOWN", 2)
+    page = _Text(report.as_html(audit, AT)).text
+    assert f"Series with findings ({N_SERIES})" in page
+    assert ODD in page and f"And {N_SERIES - 2} more: see the tables." in page
+    assert len(list(csv.DictReader(io.StringIO(report.as_csv(audit))))) == audit.n_findings
+
+
 def test_novel_series_gets_no_verdict_and_says_so(root: Path) -> None:
     novel = ScriptedPredictor(prediction(novel=True))
     judged = with_pixels(audit_files(root, list_files(root), processes=1), novel, AuditConfig(), InferenceConfig())
