@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from iap_node.audit.groups import ProtocolGroups, by_protocol, by_software, describe, populate
-from iap_node.audit.habit import Habit, deviations, habit_testimony, software_finding, study_findings
+from iap_node.audit.habit import Habit, deviations, habit_testimony, one_voice, software_finding, study_findings
 from iap_node.audit.usual import leave_out
 from iap_node.audit.vocabulary import DeviceSpelling, Vocabulary, learn_vocabulary
 from iap_node.records import Finding, PastSeries, StatedProtocol, Testimony
@@ -65,7 +65,7 @@ def compare_series(series: Sequence[PastSeries], config: HabitConfig, pinned: Vo
     for together in studies.values():
         found = study_findings([series[place].protocol for place in together], vocabulary)
         for place, told in zip(together, found, strict=True):
-            findings[place] += told
+            findings[place] = list(one_voice(findings[place], told))
     protocols.sort(key=lambda one: (-one.n_series, one.protocol, one.software_versions))
     return FolderHabits(tuple(map(tuple, findings)), tuple(testimonies), tuple(groups), tuple(protocols))
 

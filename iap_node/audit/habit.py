@@ -36,7 +36,7 @@ from iap_node.records import Finding, FindingKind, PastSeries, Severity, StatedP
 
 __all__ = [
     "DEVIATES", "SOFTWARE_CHANGED", "STUDY", "Habit", "habit_findings", "habit_testimony", "learn_habit",
-    "software_finding", "stated_protocol", "study_findings",
+    "one_voice", "software_finding", "stated_protocol", "study_findings",
 ]  # fmt: skip
 
 DEVIATES, SOFTWARE_CHANGED = "habit-deviates", "habit-software-changed"
@@ -60,9 +60,15 @@ def habit_findings(own: StatedProtocol, habit: Habit, study: Sequence[PastSeries
     """
     changed = software_finding(own, habit)
     found = [*deviations(own, habit), *([changed] if changed else [])]
-    if study:
-        found += study_findings([own, *(one.protocol for one in study)], habit.vocabulary)[0]
-    return tuple(found)
+    if not study:
+        return tuple(found)
+    return one_voice(found, study_findings([own, *(one.protocol for one in study)], habit.vocabulary)[0])
+
+
+def one_voice(found: Sequence[Finding], of_study: Sequence[Finding]) -> tuple[Finding, ...]:
+    """What the habit found, and what the study found: an element that differs within its study is told once."""
+    elements = {one.element for one in of_study}
+    return (*(one for one in found if one.element not in elements), *of_study)
 
 
 def software_finding(own: StatedProtocol, habit: Habit) -> Finding | None:
@@ -153,7 +159,8 @@ def deviations(own: StatedProtocol, habit: Habit) -> Iterator[Finding]:
         return
     else:
         for usual, text in departing:
-            yield _deviation(usual, text, habit, variant)
+            if not usual.is_practice:
+                yield _deviation(usual, text, habit, variant)
     if len(missing) <= MOST_MISSING:
         for usual in missing:
             yield _left_out(usual, habit)

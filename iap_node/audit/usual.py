@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # the audit of a folder reads files in processes that need no
 FEWEST_STUDIES = 3  # that the reference comes from: repetitions within one examination are no habit
 FEWEST_OF_VARIANT = 2  # series, before a group counts as a variant that is known
 NEW_VALUES = 0.05  # of the series that have a value of their own: above, the element varies freely
+MOST_OTHERS = 4  # values beside the usual one, where more than `NEW_VALUES` of the series have them
+FEWEST_OF_PRACTICE, PRACTICE = 3, 0.02  # series, and their share, that make a value of one element nothing new here
 _FARTHEST = 4  # times as many series as asked for are looked through for those next in time
 FEWEST_STATING = 0.5  # of the series: a majority that leaves an element out makes no reference
 
@@ -84,6 +86,11 @@ class Usual:
     @property
     def share(self) -> float:
         return self.n_same / self.n_stating
+
+    @property
+    def is_practice(self) -> bool:
+        """Whether the series' own value is unusual, but nothing new in other examinations."""
+        return self.n_own >= FEWEST_OF_PRACTICE and self.n_own >= PRACTICE * self.n_stating
 
 
 def learn_habit(
@@ -167,6 +174,7 @@ def usual_of(element: ProtocolElement, own_class: int | None, habit: Habit) -> U
         n_stating >= max(config.min_series, FEWEST_STATING * habit.n_series)
         and n_same >= config.share * n_stating
         and _n_single(classes, left_out) <= max(1.0, NEW_VALUES * n_stating)
+        and (n_stating - n_same <= NEW_VALUES * n_stating or _n_others(classes, usual, left_out) <= MOST_OTHERS)
         and _n_studies(reference, habit) >= FEWEST_STUDIES
         and (own_class == usual or _is_usual_nearby(classes, usual, habit))
     )
@@ -201,6 +209,12 @@ def _n_single(classes: Classes, left_out: Counter[int]) -> int:
     for index, n in left_out.items():
         n_single += (classes.sizes[index] - n == 1) - (classes.sizes[index] == 1)
     return n_single
+
+
+def _n_others(classes: Classes, usual: int, left_out: Counter[int]) -> int:
+    """Values beside the usual one."""
+    gone = sum(classes.sizes[index] == n for index, n in left_out.items() if index != usual)
+    return len(classes.sizes) - 1 - gone
 
 
 def _n_studies(group: int, habit: Habit) -> int:

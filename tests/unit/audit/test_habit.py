@@ -210,10 +210,27 @@ def test_a_known_variant_is_one_finding() -> None:
 
 
 def test_one_element_that_a_variant_has_too_is_a_note_that_names_it() -> None:
-    history = archive(43) + [past(100 + n, EchoTime="3.69") for n in range(4)]
+    history = archive(43) + [past(100 + n, EchoTime="3.69") for n in range(2)]
     (found,) = findings(stated(EchoTime="3.69"), history)
     assert (found.element, found.severity) == ("EchoTime", Severity.NOTE)
-    assert "variant 2 of this protocol (4 other series)" in found.evidence
+    assert "variant 2 of this protocol (2 other series)" in found.evidence
+
+
+def test_one_element_that_is_often_set_so_is_no_finding() -> None:
+    history = archive(43) + [past(10 * n, FlipAngle="15") for n in range(3)]
+    assert findings(stated(FlipAngle="15"), history) == ()
+    assert elements(findings(stated(FlipAngle="15"), history[:-1])) == [(DEVIATES, "FlipAngle")]
+
+
+def test_an_element_with_many_values_beside_the_usual_one_has_no_habit() -> None:
+    lowered = [past(n, FlipAngle="10" if n % 7 else str(7.1 - (n // 14) * 0.9)) for n in range(84)]  # two of each value
+    assert findings(stated(FlipAngle="6.7"), lowered) == ()
+    assert what_habit_says("FlipAngle", stated(FlipAngle="6.7"), lowered) is None
+
+
+def test_what_differs_within_the_study_is_told_once() -> None:
+    own = stated(FrameOfReferenceUID="1.2.3", MagneticFieldStrength="1.5")
+    assert elements(findings(own, archive(40), study=in_study(4))) == [(STUDY, "MagneticFieldStrength")]
 
 
 def test_a_few_deviations_are_told_one_by_one_and_many_as_one() -> None:
