@@ -256,7 +256,7 @@ def web(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     filing = threading.Lock()  # an upload after the other
 
     def ingest(paths: list[Path]) -> Iterator[ImportedFile]:
-        with filing, closing(_intake(config, database, spool)) as intake:
+        with filing, closing(_intake(config, database, _spool(config))) as intake:
             yield from import_files(paths, intake, disk)
 
     node = WebNode(config, config_path.resolve(), database, spool, ingest)

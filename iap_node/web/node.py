@@ -20,8 +20,8 @@ class FiledFile(Protocol):
     """What became of one file."""
 
     @property
-    def path(self) -> Path:
-        """Which file."""
+    def path(self) -> object:
+        """Which file: the path that was handed in."""
 
     @property
     def outcome(self) -> str:

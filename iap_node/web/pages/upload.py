@@ -52,15 +52,17 @@ def upload(node: Node, operator: Operator, files: Annotated[list[UploadFile], Fi
     refused: list[Refused] = []
     most_bytes = node.config.listener.max_instance_mb * 1024**2
     with tempfile.TemporaryDirectory(dir=node.config.data_dir, prefix="upload-") as folder:
-        names: dict[Path, str] = {}
+        paths: list[Path] = []
+        names: dict[object, str] = {}
         for number, one in enumerate(files):
             if (one.size or 0) > most_bytes:
                 raise HTTPException(413, f"a file is larger than listener.max_instance_mb = {most_bytes // 1024**2}")
             path = Path(folder) / str(number)
             with path.open("wb") as copy:
                 shutil.copyfileobj(one.file, copy)
+            paths.append(path)
             names[path] = one.filename or ""
-        for filed in node.ingest(list(names)):
+        for filed in node.ingest(paths):
             counts[filed.outcome] += 1
             if filed.reason and len(refused) < MOST_REFUSED:
                 refused.append(Refused(name=names[filed.path], reason=filed.reason))
