@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
@@ -60,6 +60,10 @@ class Peer(Protocol):
     @property
     def tls(self) -> TlsConfig:
         """Certificates, where it wants TLS."""
+
+
+# pynetdicom decodes every identifier for its own log unless told not to: they may hold a patient's
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
 
 
 @contextmanager

@@ -124,6 +124,7 @@ class StoreScp:
         # pynetdicom describes every PDU for its own log unless told not to; ours has what is needed, and no
         # data sets.
         _config.LOG_HANDLER_LEVEL = "none"
+        _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
         logging.getLogger("pynetdicom").setLevel(logging.WARNING)
         config = self._config
         tls = server_tls_context(config.tls) if config.tls.enabled else None

@@ -18,6 +18,7 @@ from pynetdicom.association import Association
 from iap_node.dicom.query import STUDY_ROOT_FIND
 from iap_node.errors import DeliveryError, PermanentError
 
+MAX_LO = 64  # characters of the VR of Patient ID (0010,0020)
 PENDING = (0xFF00, 0xFF01)
 _DATES = re.compile(r"(\d{8})?(-(\d{8})?)?", re.ASCII)
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
@@ -36,6 +37,9 @@ class Wanted:
     def __post_init__(self) -> None:
         if self.study_date and (self.study_date == "-" or not _DATES.fullmatch(self.study_date)):
             raise PermanentError("the study date is YYYYMMDD, or a range: 20260101-20260131, 20260101- or -20260131")
+
+        if len(self.patient_id) > MAX_LO or not self.patient_id.isprintable() or "\\" in self.patient_id:
+            raise PermanentError(f"the patient ID has 1 to {MAX_LO} characters, none of them a backslash or a control")
 
     def admits(self, series: FoundSeries) -> bool:
         """Whether a series is wanted."""
@@ -75,7 +79,8 @@ def find_studies(assoc: Association, wanted: Wanted) -> list[str]:
         ds.QueryRetrieveLevel = "STUDY"
         ds.StudyInstanceUID = wanted.study_instance_uid
         ds.StudyDate = wanted.study_date
-        ds.PatientID = wanted.patient_id
+        if wanted.patient_id:  # otherwise the PACS need not tell us
+            ds.PatientID = wanted.patient_id
         ds.ModalitiesInStudy = modality
         for match in _matches(assoc, ds):
             uid = _text(match, "StudyInstanceUID")

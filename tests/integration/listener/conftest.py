@@ -48,8 +48,8 @@ class Node:
     intake: Intake
     scp: StoreScp
     config: ListenerConfig
-    commitments: Commitments
     released: list[list[str]] = field(default_factory=list)
+    commitments: Any = None  # `Commitments` of a node that `make_node` made
 
     @property
     def port(self) -> int:
@@ -214,7 +214,7 @@ def make_node(tmp_path: Path, database: Database) -> Iterator[Callable[..., Node
         commitments = Commitments(commitment_config, database, spool, intake)
         finder = Finder(QueryConfig.model_validate(query or {}), database, intake)
         scp = StoreScp(config, intake, released.append, disk=disk, commitments=commitments, finder=finder)
-        node = Node(spool, database, intake, scp, config, commitments, released)
+        node = Node(spool, database, intake, scp, config, released, commitments)
         nodes.append(node)
         if storage_commitment is not None:
             reporters.append(Reporter(commitments, config.ae_title))
