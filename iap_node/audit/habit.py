@@ -113,7 +113,7 @@ def habit_testimony(element: str, own: StatedProtocol, habit: Habit) -> Testimon
     if usual is None or not usual.speaks:
         return None
     if usual.is_own:
-        statement = f"{_counted(usual.n_same, usual.n_stating, habit)} this value"
+        statement = f"{_counted(usual.n_same, usual.n_stating, habit)} {_shown(known, usual.text)}, as this one has"
         return Testimony(Witness.HABIT, False, statement, _laplace(usual.n_own, usual.n_stating), text or "")
     return _against(usual, text, habit)
 

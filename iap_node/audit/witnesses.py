@@ -160,7 +160,7 @@ class _Bench:
         if witness is Witness.PIXELS:
             return self._pixels.get(one.element)
         if witness is Witness.HABIT:
-            return self._habit(one.element)
+            return _of_what_is_written(one, self._habit(one.element))
         n_checks = _N_CHECKS.get(one.element, 0)
         if not self._checked or not n_checks or not one.raw:
             return None
@@ -246,6 +246,14 @@ class _Bench:
         if label is None or not pixels.prediction_set:
             return None
         return bool(parameter.equivalent(label, labels) & set(pixels.prediction_set))
+
+
+def _of_what_is_written(one: Finding, said: Testimony | None) -> Testimony | None:
+    """The habit defends the value that most images have: where the finding is about another one, that is against it."""
+    if said is None or said.against or not said.value or not one.raw:
+        return said
+    usual = (said.value, *said.value.split("\\"))  # of several echo times each
+    return said if any(_same(one.element, value, one.raw) for value in usual) else replace(said, against=True)
 
 
 def _same(element: str, one: str, other: str) -> bool:

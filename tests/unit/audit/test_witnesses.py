@@ -112,6 +112,17 @@ def test_pixels_that_allow_both_values_are_for_neither() -> None:
     assert heard.suggested_value == "2.4"
 
 
+def test_a_habit_that_the_series_has_is_against_the_odd_value_of_one_image() -> None:
+    odd = finding(kind=FindingKind.INCONSTANT, suggested="2.46", raw="24.6")
+    heard = judged(odd, **habit(False, "2.46"))
+    assert spoken(heard) == [(STANDARD, True), (HABIT, True)]
+    assert heard.suggested_value == "2.46"
+    own = finding(kind=FindingKind.INCONSTANT, raw="2.460")
+    assert spoken(judged(own, **habit(False, "2.46")))[1] == (HABIT, False)
+    of_several = finding(raw="7.38")
+    assert spoken(judged(of_several, **habit(False, "4.92\\7.38")))[1] == (HABIT, False)
+
+
 def test_a_habit_of_writing_in_the_wrong_form_is_no_defence() -> None:
     unit = finding(kind=FindingKind.UNIT, suggested="2.5", raw="0.0025")
     assert judged(unit, **habit(False, "0.0025")).suggested_value == "2.5"
