@@ -22,7 +22,7 @@ from iap_node.dicom.query import KEYS, NOT_KEPT, FindStatus, Level
 from iap_node.dicom.sop_classes import MR_IMAGE_SOP_CLASSES, STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, sop_class_name
 from iap_node.dicom.status import StoreStatus
 from iap_node.listener.admission import RejectReason
-from iap_node.listener.receiver import MAX_OTHER_DATA_SET_BYTES
+from iap_node.listener.receiver import MAX_COMMITMENT_BYTES
 from iap_node.pull.retrieve import GET_SOP_CLASSES, GET_TRANSFER_SYNTAXES
 from iap_node.scu import MOST_CONTEXTS
 
@@ -233,7 +233,7 @@ def _commitment() -> str:
 Committed means what Success means: the archive has the instance with this SOP Class, and its bytes are on the disk.
 It is no promise against `retention`: where that is switched on, committed instances go as others do, after judgement
 and delivery. Instances of Storage Media File-Sets and Retrieve AE Titles are not told. A request may hold
-{MAX_OTHER_DATA_SET_BYTES // 1024**2} MiB, some twenty thousand instances.
+{MAX_COMMITMENT_BYTES // 1024**2} MiB, some twenty thousand instances.
 
 {_statuses("N-ACTION status", statuses)}
 

@@ -24,6 +24,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
+from iap_node.dicom.commitment import STORAGE_COMMITMENT_PUSH_MODEL
 from iap_node.dicom.part10 import HeaderScanner
 from iap_node.errors import RetriableError, where
 from iap_node.listener.admission import is_storage
@@ -64,8 +65,8 @@ BUFFER_BYTES = 65_536  # one per association: headers, commands, and what comes 
 CHECK_BYTES = 1024**2  # of a data set; how often it is asked whether that is too much
 DIRECT_BYTES = 16_384  # of a fragment that are still to come: worth a read of their own, to where they belong
 MAX_COMMAND_BYTES = BUFFER_BYTES  # a C-STORE-RQ has about 200
-# Of a service that is not storage: a storage commitment request of more than twenty thousand instances
-MAX_OTHER_DATA_SET_BYTES = 4 * 1024**2
+MAX_OTHER_DATA_SET_BYTES = 1024**2  # of a service that is not storage
+MAX_COMMITMENT_BYTES = 4 * 1024**2  # of a storage commitment request: more than twenty thousand instances
 
 log = structlog.get_logger("receiver")
 
@@ -309,8 +310,11 @@ class Receiver:
 
     def _read_other_data_set(self, control: int, size: int) -> None:
         self._n_other += size
-        if self._n_other > MAX_OTHER_DATA_SET_BYTES:
-            raise _Violation(f"a data set of more than {MAX_OTHER_DATA_SET_BYTES} bytes that is not to be stored")
+        abstract_syntax = str(self._assoc._accepted_cx[self._context_id].abstract_syntax)
+        is_commitment = abstract_syntax == STORAGE_COMMITMENT_PUSH_MODEL
+        most_bytes = MAX_COMMITMENT_BYTES if is_commitment else MAX_OTHER_DATA_SET_BYTES
+        if self._n_other > most_bytes:
+            raise _Violation(f"a data set of more than {most_bytes} bytes that is not to be stored")
         self._hand_over(control, b"".join(self._pieces(size)))
         if control & IS_LAST:
             self._phase, self._context_id, self._n_other = _Phase.COMMAND, 0, 0

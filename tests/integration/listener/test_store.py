@@ -100,9 +100,9 @@ def test_every_storage_sop_class_and_transfer_syntax_is_accepted(
 def test_service_that_is_no_storage_is_refused_and_storage_beside_it_works(
     node: Node, connect: Callable[..., Sender]
 ) -> None:
-    find = "1.2.840.10008.5.1.4.1.2.2.1"
-    sender = connect(node.port, [(find, ExplicitVRLittleEndian), (MRImageStorage, ExplicitVRLittleEndian)])
-    assert [cx.abstract_syntax for cx in sender.assoc.rejected_contexts] == [find]
+    move = "1.2.840.10008.5.1.4.1.2.2.2"
+    sender = connect(node.port, [(move, ExplicitVRLittleEndian), (MRImageStorage, ExplicitVRLittleEndian)])
+    assert [cx.abstract_syntax for cx in sender.assoc.rejected_contexts] == [move]
     assert sender.store_instance(make_instance()).Status == 0x0000
 
 
