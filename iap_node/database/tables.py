@@ -124,7 +124,7 @@ class SeriesRow(Table):
     device_serial_number: Mapped[str] = mapped_column(HeaderText)
     software_versions: Mapped[str] = mapped_column(HeaderText)
     calling_ae_title: Mapped[str] = mapped_column(HeaderText)  # of the first instance
-    revision: Mapped[int]  # 1 at first; +1 whenever an instance comes after completion
+    revision: Mapped[int]  # 1 at first; +1 whenever an instance comes after completion, or it is judged again
     state: Mapped[SeriesState] = mapped_column(state_column(SeriesState, "state"))
     not_analysed_reason: Mapped[str | None] = mapped_column(HeaderText)
     judged_revision: Mapped[int | None]  # the newest revision with a judgement
@@ -593,3 +593,16 @@ class AuditTrailRow(Table):
     subject: Mapped[str] = mapped_column(HeaderText)  # what it was done to: a UID, a number, a name
     detail: Mapped[str] = mapped_column(HeaderText)
     address: Mapped[str] = mapped_column(HeaderText)  # from where
+
+
+class NotificationRow(Table):
+    """What a channel was last told of one kind of trouble, so that it is told once, whoever restarts meanwhile."""
+
+    __tablename__ = "notification"
+
+    channel: Mapped[str] = mapped_column(String(16), primary_key=True)  # "email", "webhook"
+    kind: Mapped[str] = mapped_column(String(32), primary_key=True)
+    told: Mapped[dict[str, Any]]  # what is wrong: how much of it, as it was last told; empty: that it is over
+    told_at: Mapped[datetime | None]  # when anything was last told
+    begun_at: Mapped[datetime | None]  # when trouble was last told, not the end of it
+    claimed_until: Mapped[datetime | None]  # a process is at it; after a crash another one is
