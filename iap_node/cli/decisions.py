@@ -21,14 +21,12 @@ from iap_node.cli.finding_options import (
     SINCE,
     WITNESS,
     Asked,
-    scanner_named,
 )
 from iap_node.cli.options import CONFIG, JSON, open_node
 from iap_node.cli.output import complain, console, print_json, print_table
 from iap_node.records import FindingKind, FindingState, Severity, Witness
 
 if TYPE_CHECKING:
-    from iap_node.database.engine import Database
     from iap_node.database.findings import AcceptedValue
 
 IDS = typer.Argument(None, metavar="[ID]...", help="Findings, by their number; or say which by options.")
@@ -246,51 +244,29 @@ def _decide(
 def _make_rule(
     config_path: Path, ids: list[int] | None, asked: Asked, reason: str, yes: bool, who: str | None, as_json: bool
 ) -> None:
-    from iap_node.database.findings import FindingFilter, Scanner, count_findings, dismiss_by_rule
+    from iap_node.database.findings import Scanner, count_findings, dismiss_by_rule
 
     beyond = (asked.severity, asked.kind, asked.witness, asked.series, asked.since, ids)
     if len(asked.check) != 1 or len(asked.element) > 1 or any(beyond):
         raise typer.BadParameter("a rule is about one --check, and may name one --element and a --scanner; no more")
     (check,), element = asked.check, (*asked.element, "")[0]
     _, database = open_node(config_path)
-    _known_check(database, check)
     with database.reading() as session:
-        scanner = Scanner() if asked.scanner is None else scanner_named(session, asked.scanner)
-        n = sum(count_findings(session, FindingFilter(checks=(check,), elements=tuple(asked.element),
-                                                      scanner=scanner)).values())  # fmt: skip
+        which = asked.filter(session, (FindingState.OPEN,))
+        n = sum(count_findings(session, which).values())
     if not yes:
         where = asked.scanner or "all scanners"
         typer.confirm(f"Dismiss {n} findings, and whatever {check} finds on {where} from now on?", abort=True, err=True)
     with database.transaction() as session:
         rule, n_dismissed = dismiss_by_rule(
-            session, check=check, element=element, scanner=scanner, reason=reason, who=_person(who),
+            session, check=check, element=element, scanner=which.scanner or Scanner(), reason=reason,
+            who=_person(who),
             now=datetime.now(UTC),
         )  # fmt: skip
     if as_json:
         print_json({"rule": rule, "dismissed": n_dismissed})
     else:
         console().print(f"rule {rule.id} dismissed {n_dismissed} findings, and dismisses what comes")
-
-
-def _known_check(database: Database, check: str) -> None:
-    """End the command where there is no such check: a rule about a misspelt one would dismiss nothing, silently."""
-    import difflib
-
-    from iap_node.audit.checks import CHECKS
-    from iap_node.audit.habit import DEVIATES, SOFTWARE_CHANGED, STUDY
-    from iap_node.audit.pixels import CONTRADICT, JOINT, MISSING, QUESTION
-    from iap_node.database.findings import FindingFilter, list_findings
-
-    known = {one.name for one in CHECKS} | {DEVIATES, SOFTWARE_CHANGED, STUDY, CONTRADICT, JOINT, MISSING, QUESTION}
-    if check in known:
-        return
-    with database.reading() as session:
-        if list_findings(session, FindingFilter(states=(), checks=(check,)), limit=1):
-            return  # of another version
-    near = difflib.get_close_matches(check, sorted(known), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    complain(f"there is no check {check!r}{hint}")
-    raise typer.Exit(Exit.NOT_FOUND)
 
 
 def _person(who: str | None) -> str:

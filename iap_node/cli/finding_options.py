@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -50,9 +52,16 @@ class Asked:
                     self.since))  # fmt: skip
 
     def filter(self, session: Session, states: tuple[FindingState, ...]) -> FindingFilter:
-        """The findings in `states` that they name; ends the command where there is no such scanner or series."""
+        """The findings in `states` that they name; ends the command where what they name does not exist.
+
+        A misspelt check would otherwise list nothing, which reads as if all were well.
+        """
         from iap_node.database.findings import FindingFilter
 
+        for check in self.check:
+            _require_check(session, check)
+        for element in self.element:
+            _require_element(element)
         return FindingFilter(
             states=states,
             severities=tuple(self.severity),
@@ -60,18 +69,45 @@ class Asked:
             witnesses=tuple(self.witness),
             checks=tuple(self.check),
             elements=tuple(self.element),
-            scanner=None if self.scanner is None else scanner_named(session, self.scanner),
+            scanner=None if self.scanner is None else _scanner(session, self.scanner),
             series_id=None if self.series is None else named_series(session, self.series).id,
             since=None if self.since is None else self.since.astimezone(),
         )
 
 
-def scanner_named(session: Session, text: str) -> Scanner:
-    """The scanner that `--scanner` names; ends the command where there is none."""
+def _scanner(session: Session, text: str) -> Scanner:
     from iap_node.database.findings import UnknownScanner, named_scanner
 
     try:
         return named_scanner(session, text)
     except UnknownScanner as error:
-        complain(error)
-        raise typer.Exit(Exit.NOT_FOUND) from error
+        raise _not_found(str(error)) from error
+
+
+def _require_check(session: Session, check: str) -> None:
+    from iap_node.audit.checks import CHECKS
+    from iap_node.audit.habit import DEVIATES, SOFTWARE_CHANGED, STUDY
+    from iap_node.audit.pixels import CONTRADICT, JOINT, MISSING, QUESTION
+    from iap_node.database.findings import FindingFilter, list_findings
+
+    known = {one.name for one in CHECKS} | {DEVIATES, SOFTWARE_CHANGED, STUDY, CONTRADICT, JOINT, MISSING, QUESTION}
+    if check in known or list_findings(session, FindingFilter(states=(), checks=(check,)), limit=1):
+        return  # the second: of another version
+    raise _not_found(f"there is no check {check!r}{_hint(check, known)}")
+
+
+def _require_element(element: str) -> None:
+    from pydicom.datadict import keyword_dict
+
+    if element not in keyword_dict:
+        raise _not_found(f"there is no element with the DICOM keyword {element!r}{_hint(element, keyword_dict)}")
+
+
+def _hint(text: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(text, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _not_found(text: str) -> typer.Exit:
+    complain(text)
+    return typer.Exit(Exit.NOT_FOUND)

@@ -120,6 +120,8 @@ def test_filters_and_pages(node: Node) -> None:
     assert "no more findings" not in node.run("--state", "gone").stdout
     assert "iap-node findings" in node.run("--after", "4711", code=4).stderr
     assert "no series here" in node.run("--scanner", "Trio", code=4).stderr
+    assert "did you mean EchoTime?" in node.run("--element", "Echotime", code=4).stderr
+    assert "there is no check 'nonsense'" in node.run("--check", "nonsense", code=4).stderr
     node.run("--series", "9.9.9", code=4)
     node.run("--state", "open", "--any-state", code=2)
 
