@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint bench bench-ingest bench-audit soak fuzz clean
+.PHONY: demo run test lint bench bench-ingest bench-audit bench-web soak fuzz clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -26,7 +26,7 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-bench: bench-ingest bench-audit
+bench: bench-ingest bench-audit bench-web
 
 # ROUNDS=5, PREFILLED=1 (beside an archive of ten million rows), ARGUMENTS='--receivers node-strict,storescp' and the like
 bench-ingest: $(STAMP)
@@ -37,6 +37,10 @@ bench-ingest: $(STAMP)
 bench-audit: $(STAMP)
 	tests/benchmarks/audit/install-peers
 	$(BIN)/python -m tests.benchmarks.audit --rounds $(or $(ROUNDS),3) --write-doc $(ARGUMENTS)
+
+# server time of the console's pages over a million simulated instances, on SQLite and PostgreSQL
+bench-web: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.web
 
 # the crash drill with new seeds: kill -9 and power cuts until the time is over
 SOAK_MINUTES ?= 30

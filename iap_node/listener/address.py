@@ -1,4 +1,5 @@
-"""On which port a listener, or the console, of this machine serves: noted in the data directory, for whoever configured port 0.
+"""On which port the listener, or the console, of this machine serves: noted in the data directory, for whoever
+configured port 0.
 
 Written by `iap-node listen` and `iap-node web`, read by `iap-node status`, the demo and the tests.
 """
@@ -29,7 +30,7 @@ def noted_port(data_dir: Path, port: int, file_name: str = FILE_NAME) -> Iterato
 
 
 def read_port(data_dir: Path, file_name: str = FILE_NAME) -> int | None:
-    """The port of the listener (or of who notes it in another file) that serves this data directory; None when none runs on this machine."""
+    """The port of the listener, or of the console, that serves this data directory; None: none runs here."""
     try:
         note = json.loads((data_dir / file_name).read_text(encoding="utf-8"))
         os.kill(note["pid"], 0)
