@@ -147,7 +147,8 @@ def standing_instances(session: Session, sop_instance_uids: Collection[str]) -> 
         InstanceRow.sop_instance_uid, InstanceRow.sop_class_uid, InstanceRow.spool_path, InstanceRow.bytes_state
     )
     for uids in _batches(sop_instance_uids):
-        for uid, sop_class_uid, spool_path, state in session.execute(named.where(InstanceRow.sop_instance_uid.in_(uids))):
+        rows = session.execute(named.where(InstanceRow.sop_instance_uid.in_(uids)))
+        for uid, sop_class_uid, spool_path, state in rows:
             found[uid] = Standing(sop_class_uid, spool_path, state)
     return found
 
