@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from iap_node.config.crontab import crontab
+from iap_node.config.notifications import NotificationsConfig
 from iap_node.config.routing import TERM_KEYS, TERM_PROBLEM, RoutingConfig, section_of_tag
 from iap_node.config.section import Section, did_you_mean, keys_of
 from iap_node.config.web import WebConfig
@@ -291,6 +292,7 @@ class NodeConfig(Section):
     destinations: dict[str, DestinationConfig] = Field(default_factory=dict)
     retention: RetentionConfig = RetentionConfig()
     web: WebConfig = WebConfig()
+    notifications: NotificationsConfig = NotificationsConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
