@@ -21,6 +21,8 @@ from iap_node import __version__
 from iap_node.audit.cells import harmless_cell, harmless_page
 from iap_node.dicom.parameters import BY_KEYWORD
 
+LONGEST_WORD = 40  # characters; model names and scan options have fewer
+
 
 def page(template: str, at: datetime, **content: Any) -> str:
     """A page that needs nothing else: for the screen, and for paper.
@@ -109,6 +111,11 @@ def day(at: datetime | date | None) -> str:
     return "" if at is None else at.strftime("%Y-%m-%d")
 
 
+def unbroken(text: str | None) -> bool:
+    """Whether a text has a word that fits no column."""
+    return any(len(word) > LONGEST_WORD for word in (text or "").split())
+
+
 @cache
 def _pages() -> jinja2.Environment:
     pages = jinja2.Environment(
@@ -118,5 +125,6 @@ def _pages() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    pages.tests["unbroken"] = unbroken
     pages.filters.update(tag=tag_text, title=title, percent=percent, number=number, moment=moment, day=day)
     return pages

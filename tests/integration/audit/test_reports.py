@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from iap_node.audit.reports import month, scheduled, study
 from iap_node.audit.reports.month import MONTHS_BEFORE
 from iap_node.audit.reports.period import Month
+from iap_node.audit.reports.rendering import LONGEST_WORD
 from iap_node.cli import app
 from iap_node.config import AuditConfig, ReportsConfig, parse_config
 from iap_node.database.engine import Database
@@ -153,6 +154,38 @@ def test_pages_load_and_run_nothing_and_show_what_headers_say(written: dict[str,
         assert HUGE not in text, f"{name} shows a huge value whole"
     for name in ("series-1.2.826.8.900.html", "study-1.2.826.7.900.html", "physicist-2026-02.html"):
         assert "<script>alert(1)</script>" in Page(written[name]).text, name
+
+
+class Cells(HTMLParser):
+    """Words in cells that are too long for a column and stand where nothing breaks them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.within: list[tuple[str, set[str]]] = []
+        self.unbroken: list[str] = []
+        self.n_long = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br", "rect"):
+            self.within.append((tag, set((dict(attrs).get("class") or "").split())))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "rect":
+            assert self.within.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        words = [word for word in data.split() if len(word) > LONGEST_WORD]
+        if words and any(tag in ("td", "svg") for tag, _ in self.within):
+            self.n_long += 1
+            if not any(classes & {"path", "raw", "uid", "bars"} for _, classes in self.within):
+                self.unbroken += words
+
+
+def test_long_words_break_no_layout(written: dict[str, str]) -> None:
+    cells = {name: Cells(text) for name, text in form(written, ".html").items()}
+    assert {name: one.unbroken for name, one in cells.items() if one.unbroken} == {}
+    assert sum(one.n_long for one in cells.values()) > 5
 
 
 def test_tables_are_whole_and_run_nothing(written: dict[str, str]) -> None:
