@@ -100,6 +100,7 @@ def _judge_pixels(found: FolderAudit, model: str | None, config: NodeConfig, pro
 
 
 def _print(found: FolderAudit, out: Path | None) -> None:
+    from iap_node.audit.reports.findings import conclusion
     from iap_node.audit.reports.folder import models
 
     screen = console()
@@ -114,7 +115,7 @@ def _print(found: FolderAudit, out: Path | None) -> None:
                 finding.element,
                 finding.raw,
                 finding.suggested_value,
-                finding.evidence,
+                ". ".join(text for text in (finding.evidence.rstrip("."), conclusion(finding)) if text),
             )
             for finding in series.findings
         ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iap_node.audit.checks import CHECKS
 from iap_node.audit.reports.rendering import plain, tag_text
-from iap_node.records import Finding, Severity, Testimony
+from iap_node.records import Finding, Severity, Testimony, Witness
 
 if TYPE_CHECKING:
     from iap_node.database.findings import ArchivedFinding  # a folder is audited without a database
@@ -75,6 +75,14 @@ def others(finding: Finding | ArchivedFinding) -> tuple[Testimony, ...]:
     """What a page adds to the evidence: not again what the witness that raised the finding says itself."""
     said = finding.testimonies
     return said[1:] if said and said[0].witness is finding.raised_by and said[0].against else said
+
+
+def conclusion(finding: Finding | ArchivedFinding) -> str:
+    """What follows from all that the witnesses say; empty where the standard alone spoke, and its evidence says all."""
+    alone = finding.raised_by is Witness.STANDARD and all(
+        one.witness is Witness.STANDARD for one in finding.testimonies
+    )
+    return "" if alone else finding.conclusion
 
 
 def worst(findings: Iterable[Finding | ArchivedFinding]) -> int:
