@@ -230,7 +230,9 @@ def deliver(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
 
 def schedule(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
-    """Run what runs by the clock: completes series whose quiet period is over, lets old bytes go (`retention`)."""
+    """Run what runs by the clock: completes series whose quiet period is over, lets old bytes go (`retention`), writes
+    the physicist's report (`audit.reports`).
+    """
     config, database, stop = start_role("schedule", config_path, supervised)
     from iap_node.scheduler import run_scheduler
 
