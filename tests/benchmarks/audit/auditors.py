@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmarks.ingest.processes import busy_s, stolen_s
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 PEER = REPOSITORY / "build" / "peers-audit" / "bin"
 PROCESSORS = 2
@@ -28,6 +30,7 @@ class Run:
     seconds: float
     cpu_seconds: float
     peak_mb: float  # of its largest process
+    others: float  # share of the machine's processors that other processes, or the hypervisor's other guests, had
     error: str = ""  # why there are no findings
     found: tuple[tuple[str, str], ...] = ()  # folder of a series as seen from the audited one, DICOM keyword
     left_out: tuple[tuple[str, str], ...] = ()  # folder and why
@@ -107,8 +110,9 @@ def auditors() -> tuple[Auditor, ...]:
     )
 
 
-def _timed(command: Sequence[str], output: Path) -> tuple[tuple[float, float, float], str]:
-    """Seconds, CPU seconds and peak MB of a command and its processes, and why it failed."""
+def _timed(command: Sequence[str], output: Path) -> tuple[tuple[float, float, float, float], str]:
+    """Seconds, CPU seconds, peak MB and others' share of a command and its processes, and why it failed."""
+    busy = busy_s() + stolen_s()
     with (output / "output.txt").open("w") as text:
         begin = time.perf_counter()
         child = subprocess.Popen(command, stdout=text, stderr=subprocess.STDOUT, cwd=output, preexec_fn=_two_processors)
@@ -119,7 +123,9 @@ def _timed(command: Sequence[str], output: Path) -> tuple[tuple[float, float, fl
             raise
         seconds = time.perf_counter() - begin
         child.returncode = os.waitstatus_to_exitcode(status)
-    timed = (seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    cpu = used.ru_utime + used.ru_stime
+    others = max(0.0, busy_s() + stolen_s() - busy - cpu) / (seconds * (os.cpu_count() or 1))
+    timed = (seconds, cpu, used.ru_maxrss / 1024, others)
     return timed, "" if child.returncode == 0 else _reason(output / "output.txt", child.returncode)
 
 

@@ -88,11 +88,16 @@ def _speed(measured: Sequence[Measured], auditors: Sequence[Auditor]) -> Table:
                 ABSENT if ended else f"{one.headers_per_second:,.0f}",
                 ABSENT if ended else f"{1000 * cpu / one.headers:.2f}",
                 f"{max(run.peak_mb for run in one.runs):,.0f}",
+                f"{100 * statistics.median(run.others for run in one.runs):.0f} %",
                 ended or (f"{len(one.last.left_out)} left out" if one.last.left_out else ""),
             )
         )
-    header = ("", "headers", "seconds", "headers / s", "CPU ms / header", "peak MB", "remark")
-    return Table("Time", header, rows, "Medians; the start of the program and the writing of its reports are in them.")
+    header = ("", "headers", "seconds", "headers / s", "CPU ms / header", "peak MB", "others had", "remark")
+    note = (
+        "Medians; the start of the program and the writing of its reports are in them. 'Others had' is the share of "
+        "the processors' time that went elsewhere meanwhile: with much of it, compare CPU time."
+    )
+    return Table("Time", header, rows, note)
 
 
 def _planted(runs: dict[str, Run], auditors: Sequence[Auditor], series: Sequence[Series]) -> Table:
