@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from iap_node.config.patterns import Pattern
 from iap_node.config.section import Section, did_you_mean
-from iap_node.dicom.parameters import BY_KEYWORD, Nature, canonical_number
+from iap_node.dicom.parameters import BY_KEYWORD, AcquisitionParameter, Nature, canonical_number
+from iap_node.dicom.protocol import ELEMENTS
 from iap_node.records import FindingState, Severity, Witness
 
 
@@ -39,6 +40,12 @@ SeriesFact = Literal[
     "NumberOfSeriesRelatedInstances",
 ]
 SERIES_FACTS: tuple[str, ...] = get_args(SeriesFact)
+# Elements of which the node keeps what the headers of a series state: the acquisition parameters, of which it also
+# knows when they are missing, and what else makes a protocol.
+HEADER_ELEMENTS: dict[str, AcquisitionParameter] = {
+    **{element.keyword: element.parameter for element in ELEMENTS},
+    **BY_KEYWORD,
+}
 NUMERIC_FACTS = frozenset({"SeriesNumber", "NumberOfSeriesRelatedInstances"})
 
 
@@ -83,8 +90,8 @@ class TestsConfig(Section):
             return self.one_of
         return () if self.equals is None else (self.equals,)
 
-    def _check(self, title: str, *, number: bool | None) -> None:
-        """One test, and one that suits the subject; `number` None: nobody knows what its values are."""
+    def _check(self, title: str, *, number: bool) -> None:
+        """One test, and one that suits the subject."""
         given = [
             name
             for name in ("equals", "one_of", "near", "between", "matches", "missing")
@@ -97,7 +104,7 @@ class TestsConfig(Section):
             )
         if (self.near is None) != (self.within is None):
             raise ValueError("near and within go together")
-        if number is False and (self.near is not None or self.between is not None):
+        if not number and (self.near is not None or self.between is not None):
             raise ValueError(f"{title} is not a number: use equals, one_of or matches")
         if number and self.matches is not None:
             raise ValueError(f"{title} is a number: use equals, near or between")
@@ -115,7 +122,7 @@ class ConditionConfig(TestsConfig):
 
     parameter: str = Field(
         description="An acquisition parameter, predicted from the pixels.",
-        json_schema_extra={"enum": list(BY_KEYWORD)},
+        json_schema_extra={"enum": [*BY_KEYWORD]},
     )
 
     @model_validator(mode="after")
@@ -130,17 +137,19 @@ class HeaderConditionConfig(TestsConfig):
     """A condition over what the headers of the series state, one value for the whole series."""
 
     header: str = Field(
-        description="DICOM keyword. The acquisition parameters are always known to be there or missing; other "
-        "elements as far as the node keeps what a scanner states, else they are unknown.",
-        examples=list(BY_KEYWORD),
+        description="DICOM keyword of an element that the node keeps. Of the acquisition parameters it knows when they "
+        "are missing or vary in the series; others are unknown then.",
+        json_schema_extra={"enum": [*sorted(HEADER_ELEMENTS)]},
     )
 
     @model_validator(mode="after")
     def _one_test(self) -> HeaderConditionConfig:
-        if self.header not in BY_KEYWORD and not _is_dicom_keyword(self.header):
-            raise ValueError(f"unknown DICOM keyword {self.header!r}{_nearest_keyword(self.header)}")
-        known = BY_KEYWORD.get(self.header)
-        self._check(self.header, number=None if known is None else known.nature is Nature.NUMBER)
+        if self.header in SERIES_FACTS and self.header not in HEADER_ELEMENTS:
+            raise ValueError(f"write series: {self.header}, which the archive knows of every series")
+        if self.header not in HEADER_ELEMENTS:
+            near = did_you_mean(self.header, HEADER_ELEMENTS)
+            raise ValueError(f"the node does not keep an element {self.header!r}{near}")
+        self._check(self.header, number=HEADER_ELEMENTS[self.header].nature is Nature.NUMBER)
         return self
 
 

@@ -90,6 +90,11 @@ class _Case:
     pieces: dict[str, list[Piece]] = field(default_factory=dict)  # of the parameters that were asked for
     judged: dict[int, Judged] = field(default_factory=dict)  # by the part's identity: the trace asks again
 
+    @property
+    def enough(self) -> float:
+        """The least probability, and never so little that true and false could both have it."""
+        return max(self.least_probability - ROUNDING, 0.5 + ROUNDING)
+
 
 class Expression:
     """A compiled expression.
@@ -207,7 +212,7 @@ class Expression:
         known = case.judged.get(id(node))
         if known is not None:
             return known
-        enough = case.least_probability - ROUNDING
+        enough = case.enough
         true, false = self._probabilities((node,), ConditionSource.ALL, case)
         if len(node.parameters) <= 1:  # the probability is exact, and the only measure
             truth = Truth.TRUE if true >= enough else Truth.FALSE if false >= enough else Truth.UNKNOWN
@@ -236,7 +241,7 @@ class Expression:
     def _by_probability(self, parts: Sequence[_Node], how: ConditionSource, case: _Case) -> Truth:
         """Truth of parts over at most one parameter, whose probability is exact."""
         true, false = self._probabilities(parts, how, case)
-        enough = case.least_probability - ROUNDING
+        enough = case.enough
         return Truth.TRUE if true >= enough else Truth.FALSE if false >= enough else Truth.UNKNOWN
 
     def _probabilities(self, parts: Sequence[_Node], how: ConditionSource, case: _Case) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from iap_node.config.routing import (
+    HEADER_ELEMENTS,
     AllConfig,
     AnyConfig,
     ConditionConfig,
@@ -29,10 +30,10 @@ def condition_text(term: Any) -> str:
         parameter = BY_KEYWORD[term.parameter]
         return _tested(parameter.title, parameter, term)
     if isinstance(term, HeaderConditionConfig):
-        stated = BY_KEYWORD.get(term.header)
-        return "header: " + _tested(_title(term.header, stated), stated, term)
+        stated = HEADER_ELEMENTS[term.header]
+        return f"header: {_tested(stated.title, stated, term)}"
     if isinstance(term, SeriesConditionConfig):
-        return _tested(_title(term.series, None), None, term)
+        return _tested(_WORDS.sub(" ", term.series), None, term)
     if isinstance(term, FindingConditionConfig):
         return _finding(term)
     if isinstance(term, DomainConditionConfig):
@@ -95,10 +96,6 @@ def _bracketed(term: Any) -> str:
     text = condition_text(term)
     several = (isinstance(term, AllConfig) and len(term.all) > 1) or (isinstance(term, AnyConfig) and len(term.any) > 1)
     return f"({text})" if several else text
-
-
-def _title(keyword: str, parameter: AcquisitionParameter | None) -> str:
-    return parameter.title if parameter is not None else _WORDS.sub(" ", keyword)
 
 
 def _tested(title: str, parameter: AcquisitionParameter | None, tests: TestsConfig) -> str:

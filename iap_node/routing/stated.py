@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from iap_node.config.patterns import Pattern
 from iap_node.config.routing import (
+    HEADER_ELEMENTS,
     NUMERIC_FACTS,
     FindingConditionConfig,
     HeaderConditionConfig,
@@ -68,7 +69,7 @@ class StatedTests:
         self._condition: TestsConfig = condition
         self._keyword = condition.header if isinstance(condition, HeaderConditionConfig) else condition.series
         self._of_archive = isinstance(condition, SeriesConditionConfig)
-        self._parameter = None if self._of_archive else BY_KEYWORD.get(self._keyword)
+        self._parameter = None if self._of_archive else HEADER_ELEMENTS[self._keyword]
         self._pattern = None if condition.matches is None else Pattern(condition.matches)
 
     def __call__(self, evidence: RoutingEvidence) -> Stated:
@@ -82,6 +83,11 @@ class StatedTests:
 
     def _test(self, value: str | float) -> Truth:
         condition = self._condition
+        if self._parameter is not None and self._parameter.nature is Nature.NUMBER:
+            number = value if isinstance(value, float) else canonical_number(value)
+            if number is None:
+                return Truth.UNKNOWN  # several, by design of the protocol: nobody can say which is meant
+            value = number
         if self._pattern is not None:
             return truth_of(self._pattern.matches(_text(self._parameter, value)))
         if condition.near is not None or condition.between is not None:
@@ -105,7 +111,8 @@ class StatedTests:
         return _Value(value, _shown(_text(None, value)), Truth.FALSE)
 
     def _stated(self, evidence: RoutingEvidence) -> _Value:
-        if self._parameter is not None:
+        assert self._parameter is not None  # of a header
+        if self._keyword in BY_KEYWORD:
             return self._of_parameter(self._parameter, evidence)
         if evidence.stated is None:
             return _Value(None, "not kept for this series", Truth.UNKNOWN)
@@ -113,7 +120,8 @@ class StatedTests:
         value = next((canonical_text(text) for keyword, text in evidence.stated if keyword == self._keyword), None)
         if value is None:
             return _Value(None, "no constant value is kept", Truth.UNKNOWN)
-        return _Value(value, _shown(value), Truth.FALSE)
+        unit = f" {self._parameter.unit}" if self._parameter.unit else ""
+        return _Value(value, _shown(value) + unit, Truth.FALSE)
 
     def _of_parameter(self, parameter: AcquisitionParameter, evidence: RoutingEvidence) -> _Value:
         if evidence.header is None:

@@ -79,7 +79,9 @@ def rule(when: dict[str, Any], **effect: Any) -> dict[str, Any]:
     ("routing", "expected"),
     [
         (rule({"domain": "simens"}), "rules.r.when: 'simens' is not defined; did you mean 'siemens'?"),
-        (rule({"header": "StationNam", "missing": True}), "did you mean 'StationName'?"),
+        (rule({"header": "EchoTrainLengt", "missing": True}), "does not keep an element 'EchoTrainLengt'; did you"),
+        (rule({"header": "SeriesDescription", "matches": "x"}), "write series: SeriesDescription"),
+        (rule({"header": "EchoTrainLength", "matches": "x"}), "EchoTrainLength is a number: use equals"),
         (rule({"series": "Modalty", "equals": "MR"}), "did you mean 'Modality'?"),
         (rule({"finding": "any", "severity": "eror"}), "did you mean 'error'?"),
         (rule({"finding": "any", "element": "EchoTim"}), "did you mean 'EchoTime'?"),

@@ -176,7 +176,7 @@ STATED = RoutingEvidence(
             HeaderValue("ContrastBolusAgent", "", "absent"),
         )
     ),
-    stated=(("StationName", "MR  2"), ("EchoTrainLength", "12")),
+    stated=(("ReceiveCoilName", "BREAST  18"), ("EchoTrainLength", "12"), ("InversionTime", "100\\200")),
     facts=SeriesFacts(
         calling_ae_title="RESEARCH1", modality="MR", series_description="T1_fl3d dyn", number_of_instances=120
     ),
@@ -201,11 +201,13 @@ STATED = RoutingEvidence(
         ({"header": "FlipAngle", "missing": True}, Truth.TRUE),
         ({"header": "ContrastBolusAgent", "missing": True}, Truth.TRUE),
         ({"header": "ContrastBolusAgent", "equals": "absent"}, Truth.TRUE),
-        ({"header": "StationName", "equals": "mr 2"}, Truth.TRUE),
+        ({"header": "ReceiveCoilName", "equals": "breast 18"}, Truth.TRUE),
+        ({"header": "ReceiveCoilName", "matches": "^head"}, Truth.FALSE),
         ({"header": "EchoTrainLength", "between": [10, 20]}, Truth.TRUE),
         ({"header": "EchoTrainLength", "equals": 12}, Truth.TRUE),
-        ({"header": "StationName", "near": 2, "within": 1}, Truth.UNKNOWN),  # not a number
-        ({"header": "InstitutionName", "missing": True}, Truth.UNKNOWN),  # absent, or not kept: nobody knows
+        ({"header": "InversionTime", "between": [50, 150]}, Truth.UNKNOWN),  # two of them
+        ({"header": "NumberOfAverages", "equals": 2}, Truth.UNKNOWN),
+        ({"header": "NumberOfAverages", "missing": True}, Truth.UNKNOWN),  # absent, or varies: nobody knows
         ({"series": "CallingAETitle", "one_of": ["RESEARCH1", "RESEARCH2"]}, Truth.TRUE),
         ({"series": "SeriesDescription", "matches": r"dyn$"}, Truth.TRUE),
         ({"series": "NumberOfSeriesRelatedInstances", "between": [100, 200]}, Truth.TRUE),
