@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from iap_node.correction.series import SeriesCorrection
     from iap_node.database.corrections import Correction
     from iap_node.database.engine import Database
-
-FOLDER = "corrected"  # below the data directory, where no other is named
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,6 +58,7 @@ def correct(
     They tell of the old values (Original Attributes Sequence) and of this node (Contributing Equipment Sequence). The
     findings become corrected. Exit code 1 when a value cannot be written: nothing is written then.
     """
+    from iap_node.correction.noted import default_folder
     from iap_node.correction.series import look
     from iap_node.database.corrections import list_corrections
     from iap_node.spool import Spool
@@ -87,7 +86,7 @@ def correct(
     if destination is not None:
         _send(config, database, correction, destination)
     else:
-        _write(database, correction, folder or config.data_dir / FOLDER / correction.copy_series_instance_uid, name)
+        _write(database, correction, folder or default_folder(config.data_dir, correction), name)
 
 
 def _list(copies: Sequence[Correction], *, as_json: bool) -> None:
@@ -114,8 +113,10 @@ def _list(copies: Sequence[Correction], *, as_json: bool) -> None:
 
 
 def _show(correction: SeriesCorrection, *, as_json: bool, dry_run: bool) -> None:
+    from iap_node.correction.noted import as_object
+
     if as_json:
-        print_json(_json(correction, dry_run))
+        print_json({"dry_run": dry_run, **as_object(correction)})
         return
     for left in correction.changes.left_out:
         typer.echo(f"not written: {left.keyword} of {left.reason}: {left.why}", err=True)
@@ -147,33 +148,6 @@ def _show(correction: SeriesCorrection, *, as_json: bool, dry_run: bool) -> None
         console().print("the headers say all of that already: there is nothing to correct")
 
 
-def _json(correction: SeriesCorrection, dry_run: bool) -> dict[str, object]:
-    return {
-        "dry_run": dry_run,
-        "series_instance_uid": correction.series.series_instance_uid,
-        "copy_series_instance_uid": correction.copy_series_instance_uid if correction.changes_something else None,
-        "groups": [
-            {
-                "sop_instance_uids": group.sop_instance_uids,
-                "elements": [
-                    {
-                        "tag": f"{one.attribute.tag:08X}",
-                        "keyword": one.attribute.keyword,
-                        "where": one.place or "top level",
-                        "old": one.old,
-                        "new": one.new,
-                        "from": one.change.reason,
-                        "accepted_by": one.change.who,
-                    }
-                    for one in group.writes
-                ],
-            }
-            for group in correction.survey.groups
-        ],
-        "left_out": correction.changes.left_out,
-    }
-
-
 def _send(config: NodeConfig, database: Database, correction: SeriesCorrection, destination: str) -> None:
     from iap_node.database.corrections import deliver_again
 
@@ -188,43 +162,20 @@ def _send(config: NodeConfig, database: Database, correction: SeriesCorrection, 
 
 
 def _write(database: Database, correction: SeriesCorrection, folder: Path, who: str) -> None:
-    from iap_node.correction.folder import write_copies
-    from iap_node.correction.series import begin, still_here
-    from iap_node.database.corrections import finish_correction
+    from iap_node.correction.folder import WrittenCopy
+    from iap_node.correction.noted import write_noted
 
-    with database.transaction() as session:
-        noted, copies = begin(session, correction, target=str(folder), made_by=who, now=datetime.now(UTC))
     progress = Progress(console=console(), transient=True, disable=not console().is_terminal)
-    done = []
+
+    def track(copies: Iterable[WrittenCopy], n: int) -> Iterable[WrittenCopy]:
+        return progress.track(copies, total=n, description="writing copies")
+
     with progress:
-        for written in progress.track(write_copies(copies, folder), total=len(copies), description="writing copies"):
-            done.append(written)
-    with database.transaction() as session:
-        here = still_here(session, correction)
-        overtaken = [one.path for one in done if one.instance_id not in here and not one.was_there]
-        corrected = (
-            []
-            if overtaken
-            else finish_correction(
-                session,
-                noted,
-                correction.changes.accepted,
-                n_instances=len(copies),
-                who=who,
-                now=datetime.now(UTC),
-            )
-        )
-    for path in overtaken:  # their originals may have been erased while they were read
-        path.unlink()
-    if overtaken:
-        raise PermanentError(
-            f"the bytes of {len(overtaken)} instances went while they were copied, by retention; their copies are "
-            "removed again. Have the series sent again"
-        )
-    n_there = sum(one.was_there for one in done)
-    there = f", {n_there} of them there already" if n_there else ""
-    findings = f"; corrected: findings {', '.join(str(number) for number in corrected)}" if corrected else ""
-    typer.echo(printable(f"{len(copies)} copies in {folder}{there}{findings}"), err=True)
+        done = write_noted(database, correction, folder, who, track)
+    there = f", {done.n_there} of them there already" if done.n_there else ""
+    numbers = ", ".join(str(number) for number in done.finding_ids)
+    findings = f"; corrected: findings {numbers}" if numbers else ""
+    typer.echo(printable(f"{done.n_copies} copies in {folder}{there}{findings}"), err=True)
 
 
 def _login() -> str:

@@ -1,7 +1,7 @@
 """Study, series, instance: what came in, what is in conflict with it, and when a series is complete.
 
 `iap_node.database.reception` makes the rows. `complete_quiet_series` is called by the scheduler, `complete_series` when
-an association is released.
+an association is released, `judge_again` by the console.
 """
 
 from __future__ import annotations
@@ -10,26 +10,33 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from iap_node.database.jobs import open_job
+from iap_node.database.jobs import lock_series, open_job, supersede
 from iap_node.database.series import SeriesSummary, UnknownSeries, find_series, list_series
 from iap_node.database.tables import BytesState, ConflictRow, InstanceRow, SeriesRow
+from iap_node.errors import PermanentError
 from iap_node.records import JobKind, SeriesState
 
 __all__ = [
     "ArchivedInstance",
     "Conflict",
+    "NotJudgedAgain",
     "SeriesSummary",
     "UnknownSeries",
     "complete_quiet_series",
     "complete_series",
     "current_instances",
     "find_series",
+    "judge_again",
     "list_conflicts",
     "list_series",
 ]
+
+
+class NotJudgedAgain(PermanentError):
+    """The series waits for its judgement anyway, or not all of it is here any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,37 @@ def complete_series(session: Session, series_instance_uids: Collection[str], now
     """Complete those of the named series that are receiving and open their INFER jobs; their UIDs."""
     named = SeriesRow.series_instance_uid.in_(series_instance_uids)
     return _complete(session, named, now, skip_locked=False)
+
+
+def judge_again(session: Session, series_id: int, now: datetime) -> int:
+    """Put a series back into the queue, to be judged by the model and the rules of now; the new revision.
+
+    It is the next revision, of the same instances: what was found out before stays readable, and a worker that still
+    has an older INFER job writes nothing. The route is decided anew, what a person decided about the old one included;
+    an instance that a destination has accepted is not sent there again.
+
+    Raises
+    ------
+    NotJudgedAgain
+        Its judgement is still to come, or bytes of it are gone: the judgement that stands had more to look at.
+    """
+    lock_series(session, series_id)
+    series = session.execute(
+        select(SeriesRow.series_instance_uid, SeriesRow.state, SeriesRow.revision).where(SeriesRow.id == series_id)
+    ).one()
+    if series.state in (SeriesState.RECEIVING, SeriesState.COMPLETE):
+        raise NotJudgedAgain(f"series {series.series_instance_uid} waits for its judgement; look at the queue")
+    gone = select(func.count()).where(InstanceRow.series_id == series_id, InstanceRow.bytes_state != BytesState.PRESENT)
+    if n_gone := session.scalar(gone):
+        raise NotJudgedAgain(
+            f"the bytes of {n_gone} instances of series {series.series_instance_uid} are gone; have it sent again first"
+        )
+    revision: int = series.revision + 1
+    again = {"revision": revision, "state": SeriesState.COMPLETE, "not_analysed_reason": None}
+    session.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(again))
+    supersede(session, series_id, JobKind.INFER, revision, now)
+    open_job(session, JobKind.INFER, series_id, revision, now)
+    return revision
 
 
 def current_instances(session: Session, series_id: int) -> list[ArchivedInstance]:
