@@ -28,6 +28,7 @@ LONGEST_LOOK_S = 1.0
 # Whether a report is due is asked of its files, not of the clock alone: what was missed is made up for, and what failed
 # is tried again.
 LOOK_FOR_REPORTS = timedelta(minutes=5)
+LOOK_FOR_TROUBLE = timedelta(minutes=1)
 
 log = structlog.get_logger("scheduler")
 
@@ -78,11 +79,25 @@ def _table(config: NodeConfig, database: Database) -> list[_Entry]:
         for path in write_due(config.audit, database, datetime.now(UTC)):
             log.info("report written", path=str(path))
 
+    def tell_people() -> Callable[[], None]:
+        from iap_node.notify.watch import Watch  # statistics, for who is to be told
+        from iap_node.upkeep.capacity import capacity
+
+        reserve_bytes = config.spool.disk_reserve_mb * 1024**2
+        watch = Watch(
+            config,
+            database,
+            lambda now: capacity(database, config.spool_dir, reserve_bytes, config.retention, now),
+        )
+        return lambda: watch.look(datetime.now(UTC))
+
     entries = [_Entry("complete quiet series", _look_every(config.series), complete_quiet_series)]
     if config.retention.enabled:
         entries.append(_Entry("retention", timedelta(seconds=config.retention.every_s), remove_expired))
     if config.audit.reports.folder is not None:
         entries.append(_Entry("physicist's report", LOOK_FOR_REPORTS, write_reports))
+    if config.notifications.enabled:
+        entries.append(_Entry("notifications", LOOK_FOR_TROUBLE, tell_people()))
     return entries
 
 
