@@ -78,6 +78,10 @@ class _Node:
     parameters: frozenset[str] = frozenset()  # that the conditions below look at in the pixels
 
 
+Pieces = dict[ParameterConditions, list[Piece]]
+Pool = dict[tuple[ConditionConfig, ...], ParameterConditions]
+
+
 @dataclass(slots=True)
 class _Case:
     """One series before one expression."""
@@ -85,9 +89,9 @@ class _Case:
     evidence: RoutingEvidence
     domains: Mapping[str, DomainTrace]
     least_probability: float
-    truths: list[Truth]  # of every condition; of predicted ones while probabilities are added up
-    observed: list[str]  # of stated conditions
-    pieces: dict[str, list[Piece]] = field(default_factory=dict)  # of the parameters that were asked for
+    pieces: Pieces  # of the parameters that were asked for, by these or by other expressions
+    truths: list[Truth] = field(default_factory=list)  # of every condition; of predicted ones while adding up
+    observed: list[str] = field(default_factory=list)  # of stated conditions
     judged: dict[int, Judged] = field(default_factory=dict)  # by the part's identity: the trace asks again
 
     @property
@@ -103,17 +107,22 @@ class Expression:
     ----------
     term
         Of `iap_node.config.routing`.
+    pool
+        Conditions over one parameter that other expressions have made ready; grows.
     """
 
-    def __init__(self, term: Any) -> None:
+    def __init__(self, term: Any, pool: Pool | None = None) -> None:
         self._leaves: list[Any] = []
         self._stated: dict[int, StatedTests] = {}
         self._by_parameter: dict[str, list[int]] = {}
         self._root = self._compile(term)
-        self._conditions = {
-            keyword: ParameterConditions(keyword, [self._leaves[number] for number in numbers])
-            for keyword, numbers in self._by_parameter.items()
-        }
+        pool = {} if pool is None else pool
+        self._conditions: dict[str, ParameterConditions] = {}
+        for keyword, numbers in self._by_parameter.items():
+            conditions = tuple(self._leaves[number] for number in numbers)
+            if conditions not in pool:
+                pool[conditions] = ParameterConditions(keyword, conditions)
+            self._conditions[keyword] = pool[conditions]
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -121,7 +130,11 @@ class Expression:
         return frozenset(leaf.parameter for leaf in self._leaves if isinstance(leaf, ConditionConfig))
 
     def judge(
-        self, evidence: RoutingEvidence, least_probability: float, domains: Mapping[str, DomainTrace] | None = None
+        self,
+        evidence: RoutingEvidence,
+        least_probability: float,
+        domains: Mapping[str, DomainTrace] | None = None,
+        pieces: Pieces | None = None,
     ) -> tuple[Judged, ConditionTrace]:
         """How the expression comes out for a series, with the trace of every part.
 
@@ -129,15 +142,21 @@ class Expression:
         ----------
         domains
             How the domains came out that it refers to.
+        pieces
+            What other expressions of the same pool have found out about this series; grows.
         """
-        case = self._case(evidence, least_probability, domains or {})
+        case = self._case(evidence, least_probability, domains, pieces)
         return self._judge(self._root, case), self._trace(self._root, case)
 
     def outcome(
-        self, evidence: RoutingEvidence, least_probability: float, domains: Mapping[str, DomainTrace] | None = None
+        self,
+        evidence: RoutingEvidence,
+        least_probability: float,
+        domains: Mapping[str, DomainTrace] | None = None,
+        pieces: Pieces | None = None,
     ) -> Judged:
         """As `judge`, without the trace, which takes most of the time."""
-        return self._judge(self._root, self._case(evidence, least_probability, domains or {}))
+        return self._judge(self._root, self._case(evidence, least_probability, domains, pieces))
 
     def _compile(self, term: Any) -> _Node:
         if isinstance(term, NotConfig):
@@ -159,9 +178,13 @@ class Expression:
         return _Node(_source(term), condition_text(term), leaf=number, parameters=looked_at)
 
     def _case(
-        self, evidence: RoutingEvidence, least_probability: float, domains: Mapping[str, DomainTrace]
+        self,
+        evidence: RoutingEvidence,
+        least_probability: float,
+        domains: Mapping[str, DomainTrace] | None,
+        pieces: Pieces | None,
     ) -> _Case:
-        case = _Case(evidence, domains, least_probability, [], [])
+        case = _Case(evidence, domains or {}, least_probability, {} if pieces is None else pieces)
         for number, leaf in enumerate(self._leaves):
             if isinstance(leaf, ConditionConfig) and not leaf.missing:
                 found = Stated(Truth.UNKNOWN, "")
@@ -170,7 +193,7 @@ class Expression:
             elif isinstance(leaf, FindingConditionConfig):
                 found = finding_truth(leaf, evidence)
             elif isinstance(leaf, DomainConditionConfig):
-                domain = domains[leaf.domain]
+                domain = case.domains[leaf.domain]
                 known = domain.probability is not None
                 found = Stated(domain.truth, f"{share(domain.probability)} of {domain.least_probability:g}" * known)
             else:
@@ -180,10 +203,11 @@ class Expression:
         return case
 
     def _pieces(self, keyword: str, case: _Case) -> list[Piece]:
-        found = case.pieces.get(keyword)
+        conditions = self._conditions[keyword]
+        found = case.pieces.get(conditions)
         if found is None:
             pixels = distributions.predicted(case.evidence.prediction, keyword)
-            found = case.pieces[keyword] = self._conditions[keyword].pieces(pixels)
+            found = case.pieces[conditions] = conditions.pieces(pixels)
         return found
 
     def _trace(self, node: _Node, case: _Case) -> ConditionTrace:

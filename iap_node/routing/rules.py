@@ -38,7 +38,7 @@ from iap_node.records import (
     SeriesPrediction,
     Truth,
 )
-from iap_node.routing.expressions import Expression
+from iap_node.routing.expressions import Expression, Pieces, Pool
 from iap_node.routing.sentences import share, weakest, why_default
 
 Unknown = Literal["default", "hold", "pass"]
@@ -71,7 +71,8 @@ class _Route:
 class _Course:
     """What has been decided so far, on the way from the highest priority to the lowest."""
 
-    traced: bool = True
+    pieces: Pieces
+    traced: bool
     traces: list[RouteTrace] = field(default_factory=list)
     applied: list[_Route] = field(default_factory=list)
     shadows: list[_Route] = field(default_factory=list)
@@ -87,15 +88,16 @@ class Rules:
     def __init__(self, config: RoutingConfig) -> None:
         self.config = config
         self.version = rules_version(config)
+        pool: Pool = {}
         self._domains = {
-            name: (Expression(domain.term), domain.least_probability) for name, domain in config.domains.items()
+            name: (Expression(domain.term, pool), domain.least_probability) for name, domain in config.domains.items()
         }
         routes = [
             _Route(
                 name,
                 RouteKind.RULE,
                 rule.priority,
-                Expression(rule.when),
+                Expression(rule.when, pool),
                 rule.least_probability,
                 rule.destinations,
                 rule.shadow,
@@ -151,11 +153,12 @@ class Rules:
         traced
             False: the decision alone, in a fraction of the time; its traces and its reason are empty.
         """
+        pieces: Pieces = {}
         domains = {
-            name: _domain_trace(name, expression, least, evidence, traced=traced)
+            name: _domain_trace(name, expression, least, evidence, pieces, traced=traced)
             for name, (expression, least) in self._domains.items()
         }
-        course = _Course(traced=traced)
+        course = _Course(pieces, traced)
         for route in self._routes:
             _go_through(route, evidence, domains, course)
         blocked = course.undecided
@@ -262,12 +265,18 @@ def judge_condition(
 
 
 def _domain_trace(
-    name: str, expression: Expression, least: float, evidence: RoutingEvidence, *, traced: bool = True
+    name: str,
+    expression: Expression,
+    least: float,
+    evidence: RoutingEvidence,
+    pieces: Pieces | None = None,
+    *,
+    traced: bool = True,
 ) -> DomainTrace:
     if not traced:
-        outcome = expression.outcome(evidence, least)
+        outcome = expression.outcome(evidence, least, None, pieces)
         return DomainTrace(name, outcome.truth, outcome.probability, least, ())
-    judged, trace = expression.judge(evidence, least)
+    judged, trace = expression.judge(evidence, least, None, pieces)
     conditions = trace.parts if trace.source == "all" else (trace,)
     at_least = judged.at_least and judged.probability is not None
     return DomainTrace(name, judged.truth, judged.probability, least, conditions, at_least)
@@ -279,9 +288,10 @@ def _go_through(
     if not course.traced and course.stopped:
         return
     if course.traced:
-        judged, condition = route.expression.judge(evidence, route.least_probability, domains)
+        judged, condition = route.expression.judge(evidence, route.least_probability, domains, course.pieces)
     else:
-        judged, condition = route.expression.outcome(evidence, route.least_probability, domains), _UNTRACED
+        judged = route.expression.outcome(evidence, route.least_probability, domains, course.pieces)
+        condition = _UNTRACED
     truth = judged.truth
     outcome = {Truth.TRUE: RouteOutcome.APPLIED, Truth.FALSE: RouteOutcome.NOT_APPLIED}.get(truth, RouteOutcome.UNKNOWN)
     reached = not course.stopped
