@@ -14,10 +14,16 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.database.tables import BytesState, CommitmentRow, CommitmentState, ConflictRow, InstanceRow
+from iap_node.errors import RetriableError
 
+MOST_WAITING = 1000  # requests of one peer; a scanner has one for each study
 UIDS_AT_ONCE = 500  # each is a bound parameter
 
 Reference = tuple[str, str]  # SOP Class UID, SOP Instance UID
+
+
+class TooManyWaiting(RetriableError):
+    """A peer asks and asks, and does not take its reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,11 @@ def ask(
 
     The same request once more, by a peer that missed our answer, is the one that stands: it is to be reported anew.
     With other instances under a Transaction UID that this peer still waits for it is kept as such (`uid_in_use`).
+
+    Raises
+    ------
+    TooManyWaiting
+        More than `MOST_WAITING` requests of this peer wait to be reported.
     """
     of_peer = (CommitmentRow.transaction_uid == transaction_uid, CommitmentRow.calling_ae_title == calling_ae_title)
     waiting = session.scalars(
@@ -79,6 +90,9 @@ def ask(
         if row.instances == wanted:
             row.due_at, row.updated_at = due_at, now
             return _request(row)
+    all_of_peer = CommitmentRow.state == CommitmentState.WAITING, CommitmentRow.calling_ae_title == calling_ae_title
+    if (session.scalar(select(func.count()).where(*all_of_peer)) or 0) >= MOST_WAITING:
+        raise TooManyWaiting(f"{MOST_WAITING} requests of {calling_ae_title} wait: does it take its reports?")
     row = CommitmentRow(
         transaction_uid=transaction_uid,
         calling_ae_title=calling_ae_title,
@@ -118,10 +132,10 @@ def is_any_due(session: Session, now: datetime) -> bool:
 
 
 def delivered(session: Session, request_id: int, n_not_committed: int, now: datetime) -> None:
-    """The requestor has its report."""
+    """The requestor has its report; which instances it was about is kept no longer."""
     _change(
         session, request_id, now, state=CommitmentState.DELIVERED, due_at=None, error=None,
-        n_not_committed=n_not_committed,
+        n_not_committed=n_not_committed, instances=[],
     )  # fmt: skip
 
 
@@ -134,7 +148,7 @@ def failed(session: Session, request: CommitmentRequest, error: str, wait_s: flo
     """An attempt to report it failed: it is tried again after `wait_s`, or given up after `expires_at`."""
     due_at = now + timedelta(seconds=wait_s)
     if due_at > request.expires_at:
-        _change(session, request.id, now, state=CommitmentState.EXPIRED, due_at=None, error=error)
+        _change(session, request.id, now, state=CommitmentState.EXPIRED, due_at=None, error=error, instances=[])
         return CommitmentState.EXPIRED
     _change(session, request.id, now, due_at=due_at, error=error, attempts=request.attempts + 1)
     return CommitmentState.WAITING

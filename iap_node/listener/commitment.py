@@ -212,9 +212,11 @@ class Commitments:
 
     def ended(self, assoc: Association) -> None:
         """An association is over: what was not reported on it goes on a new one."""
-        with self._turn:
-            left = [waiting.request for waiting in self._outbox.pop(assoc, ())]
-            left += [self._sent.pop(key).request for key in list(self._sent) if key[0] is assoc]
+        with self._turn:  # others may have ended without telling
+            known = (*self._outbox, *(key[0] for key in self._sent))
+            over = {one for one in known if one is assoc or not one.is_alive()}
+            left = [waiting.request for one in over for waiting in self._outbox.pop(one, ())]
+            left += [self._sent.pop(key).request for key in list(self._sent) if key[0] in over]
         for request in left:
             self.postpone(request, 0.0)
 

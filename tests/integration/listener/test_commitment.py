@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,11 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 
+from iap_node.database import commitments
 from iap_node.database.tables import BytesState, CommitmentRow, CommitmentState, ConflictRow, InstanceRow
 from iap_node.dicom.commitment import STORAGE_COMMITMENT_PUSH_MODEL as MODEL
 from iap_node.dicom.commitment import STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE as INSTANCE
-from tests.integration.listener.conftest import WAIT_S, Node, make_instance, wait_for
+from tests.integration.listener.conftest import WAIT_S, Certificates, Node, make_instance, wait_for
 
 SOON = {"patience_s": 0, "backoff_s": 0.05, "backoff_max_s": 0.05}
 
@@ -32,15 +34,15 @@ class Requestor:
     assoc: Association | None = None
     _server: Any = None
 
-    def listen(self) -> int:
+    def listen(self, tls: ssl.SSLContext | None = None) -> int:
         ae = AE(ae_title="SCANNER")
         ae.add_supported_context(MODEL, scu_role=True, scp_role=True)
         handlers = [(evt.EVT_N_EVENT_REPORT, self._reported, ["new"])]
-        self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=tls)
         self.port = self._server.server_address[1]
         return self.port
 
-    def connect(self, tls: Any = None) -> None:
+    def connect(self) -> None:
         ae = AE(ae_title="SCANNER")
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = WAIT_S
         contexts = [build_context(MODEL), build_context(MRImageStorage, ExplicitVRLittleEndian)]
@@ -239,6 +241,38 @@ def test_a_repeated_request_is_one_and_a_transaction_uid_in_use_is_refused_in_th
     assert requestor.ask(transaction_uid, (MRImageStorage, "1.2.4")) == 0
     _, event_type, ds = requestor.report()
     assert (event_type, _failures(ds)) == (2, {"1.2.4": 0x0131})
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_report_goes_over_tls_with_certificates_of_both_sides(
+    make_node: Callable[..., Node], requestor_of: Callable[[Node], Requestor], certificates: Certificates
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates.file("scanner.pem"), certificates.file("scanner.key"))
+    tls.load_verify_locations(certificates.file("ca.pem"))
+    tls.verify_mode = ssl.CERT_REQUIRED
+    requestor = requestor_of(make_node())
+    address = {"host": "127.0.0.1", "port": requestor.listen(tls)}
+    with_tls = {"SCANNER": address | certificates.listener(client_certificates=True)}
+    node = make_node(storage_commitment=SOON | {"same_association": False, "requestors": with_tls})
+    requestor.node = node
+    requestor.connect()
+    ds = make_instance()
+    assert requestor.store(ds) == 0
+    assert requestor.ask(generate_uid(), (MRImageStorage, ds.SOPInstanceUID)) == 0
+    assert requestor.report()[:2] == ("new", 1)
+    wait_for(lambda: _rows_are(node, CommitmentState.DELIVERED), "the delivery in the archive")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_peer_that_asks_and_never_takes_its_reports_is_told_to_wait(
+    make_node: Callable[..., Node], requestor_of: Callable[[Node], Requestor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitments, "MOST_WAITING", 2)
+    requestor = requestor_of(make_node(storage_commitment={"patience_s": 3600}))
+    requestor.connect()
+    told = [requestor.ask(f"1.2.{number}", (MRImageStorage, "1.2.3")) for number in range(3)]
+    assert told == [0, 0, 0x0213]
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -15,7 +15,7 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
 from iap_node.database.tables import BytesState, InstanceRow, StudyRow
 from iap_node.dicom.query import STUDY_ROOT_FIND
-from tests.integration.listener.conftest import WAIT_S, Node, Sender, make_instance
+from tests.integration.listener.conftest import WAIT_S, Node, Sender, make_instance, wait_for
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 STUDIES = (
@@ -184,6 +184,27 @@ def test_findscu_finds_a_series_and_may_cancel(
     said = findscu(node, "--cancel", "3", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID")
     assert "Cancel" in said and "Received Final Find Response (Cancel" in said
     assert said.count("(0020,000d) UI") < 3000
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_peer_that_leaves_in_the_middle_of_a_query_is_not_waited_for(
+    make_node: Callable[..., Node], connect: Callable[..., Sender]
+) -> None:
+    node = make_node()
+    fill(node, connect)
+    wait_for(lambda: len(node.rows(InstanceRow)) == 8, "rows")
+    _many_studies(node)
+    ds = Dataset()
+    ds.QueryRetrieveLevel, ds.StudyInstanceUID = "STUDY", ""
+    for leave in ("abort", "_close"):
+        assoc = connect(node.port, [(STUDY_ROOT_FIND, ExplicitVRLittleEndian)]).assoc
+        assert next(assoc.send_c_find(ds, STUDY_ROOT_FIND))[0].Status == 0xFF00
+        if leave == "abort":
+            assoc.abort()
+        else:
+            assoc.dul.socket.close()
+    wait_for(lambda: node.scp.open_associations == 1, "the end of both")  # the sender that filled it
+    assert ask(node, "STUDY", StudyInstanceUID="1.2.1")[1][-1].Status == 0
 
 
 def _many_studies(node: Node) -> None:
