@@ -527,7 +527,7 @@ class CommitmentRow(Table):
     transaction_uid: Mapped[str] = mapped_column(HeaderText, index=True)
     calling_ae_title: Mapped[str] = mapped_column(HeaderText)  # of the requestor, to whom the report goes
     source_address: Mapped[str] = mapped_column(HeaderText)
-    instances: Mapped[list[Any]]  # pairs of SOP Class UID and SOP Instance UID, as they were asked for
+    instances: Mapped[list[Any]]  # pairs of SOP Class and SOP Instance UID, as they were asked for, while it waits
     uid_in_use: Mapped[bool]  # the Transaction UID was that of another request that still waited
     state: Mapped[CommitmentState] = mapped_column(state_column(CommitmentState, "state"))
     attempts: Mapped[int]
