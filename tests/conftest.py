@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from sqlalchemy import make_url
 
 from iap_node.database.engine import Database, migrate
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             fixtures = item._fixtureinfo.name2fixturedefs.values()
             if any(definition.scope == "module" for definitions in fixtures for definition in definitions):
                 item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+@pytest.fixture(autouse=True)
+def logs_of_commands_end_with_them() -> Iterator[None]:
+    """A command that a test runs in this process logs to where that test listens: nobody does afterwards."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
