@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,6 +140,7 @@ def prepare(folder: Path, size: Size) -> list[Series]:
         content = json.loads(index.read_text())
         if content["archive"] == wanted:
             return [Series(**entry) for entry in content["series"]]
+    shutil.rmtree(folder, ignore_errors=True)  # of another form
     series = _write(folder, size)
     index.write_text(json.dumps({"archive": wanted, "series": [asdict(one) for one in series]}, indent=1))
     return series

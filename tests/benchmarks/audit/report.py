@@ -174,7 +174,7 @@ def page(
             "protocols each, images thinned to 64 x 64, errors planted in known series",
             "(`tests/benchmarks/audit/archive.py`). The real headers are those of the 39 series that the tests use.",
             f"Each program runs as its users start it, one after the other, on {PROCESSORS} processors, with its",
-            f"defaults; mrQA uses one process. Medians of {rounds} rounds. Rates are those of this machine:",
+            f"defaults; mrQA uses one process. Rounds: {rounds}, of which medians are shown. Rates are those of this machine:",
             f"{machine}.",
             "",
             *(f"- {goal}" for goal in met),
