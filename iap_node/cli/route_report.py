@@ -85,7 +85,7 @@ def _add_route(tree: Tree, route: RouteTrace) -> None:
     line = Text(f"{route.kind} {printable(route.name)} (priority {route.priority}): ")
     line.append(_OUTCOME[route.outcome], style=style)
     line.append(_probability(route.probability, False, route.least_probability))
-    if route.destinations:
+    if route.destinations and route.outcome is RouteOutcome.APPLIED:
         line.append(f" -> {printable(', '.join(route.destinations))}" + " (shadow)" * route.shadow)
     if route.consequence:
         line.append(f"; {printable(route.consequence)}")
