@@ -111,13 +111,9 @@ def write_match(query: Query, values: dict[str, Any]) -> Dataset:
     ds.QueryRetrieveLevel = query.level.value
     for keyword in query.wanted:
         value = values.get(keyword)
-        vr = dictionary_VR(keyword)
-        if vr == "SQ":
-            setattr(ds, keyword, [])
-        elif value is None or value == "" or value == []:
-            setattr(ds, keyword, None)
-        else:
-            ds.add_new(keyword, vr, _written(keyword, vr, value))
+        vr = dictionary_VR(keyword).partition(" or ")[0]  # an empty value has none of several
+        is_empty = value is None or value == "" or value == []
+        ds.add_new(keyword, vr, ([] if vr == "SQ" else None) if is_empty else _written(keyword, vr, value))
     if not all(str(values.get(keyword, "")).isascii() for keyword in query.wanted):
         ds.SpecificCharacterSet = UTF_8
     return ds
