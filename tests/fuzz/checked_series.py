@@ -101,7 +101,8 @@ def _seeds() -> Iterator[tuple[str, bytes]]:
     yield JPEGBaseline8Bit, encode()[:-44] + b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + _JPEG
     if not TEST_FILES.is_dir():
         return
-    for path in sorted(one for one in TEST_FILES.rglob("*") if one.is_file()):
+    one_of_each_series = {path.parent: path for path in sorted(TEST_FILES.rglob("*")) if path.is_file()}
+    for path in (*sorted(TEST_FILES.glob("*.dcm")), *one_of_each_series.values()):
         try:
             header, dataset = read_instance(path)
         except UnreadableInstance:

@@ -10,7 +10,7 @@ from tests.fuzz.__main__ import MEMORY_MIB, TARGETS, TIMEOUT_S, run
 
 N_EXECUTIONS = {
     "commands": 5000, "headers": 500, "part10_files": 1500, "associations": 300, "segments": 1000, "judged_series": 300,
-    "checked_series": 300,
+    "checked_series": 200,
 }  # fmt: skip
 
 
