@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,8 +104,13 @@ def pull_schedule(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> 
     config, database, stop = start_role("pull", config_path, supervised)
 
     def run_one(name: str, wanted: Wanted) -> list[PulledSeries]:
-        with _retriever(config, database, config.sources[name]) as (retriever, intake):
-            return list(run_pull(wanted, retriever, database, intake))
+        pulled: list[PulledSeries] = []
+        with _retriever(config, database, config.sources[name], stop.wait) as (retriever, intake):
+            for one in run_pull(wanted, retriever, database, intake):
+                pulled.append(one)
+                if stop.is_set():  # what is left is pulled the next time
+                    break
+        return pulled
 
     run_schedule(config, run_one, stop)
     database.dispose()
@@ -121,7 +127,9 @@ def _source(config: NodeConfig, name: str) -> SourceConfig:
 
 
 @contextmanager
-def _retriever(config: NodeConfig, database: Database, source: SourceConfig) -> Iterator[tuple[Retriever, Intake]]:
+def _retriever(
+    config: NodeConfig, database: Database, source: SourceConfig, pause: Callable[[float], object] = time.sleep
+) -> Iterator[tuple[Retriever, Intake]]:
     from iap_node.listener.intake import Intake
     from iap_node.listener.limits import DiskReserve
     from iap_node.listener.patients import load_or_create_patient_key
@@ -135,4 +143,4 @@ def _retriever(config: NodeConfig, database: Database, source: SourceConfig) -> 
     )
     disk = DiskReserve(config.spool_dir, config.spool.disk_reserve_mb * MIB)
     with closing(Intake(spool, database, load_or_create_patient_key(config.patient_key_path))) as intake:
-        yield Retriever(source, config.listener.ae_title, intake, disk), intake
+        yield Retriever(source, config.listener.ae_title, intake, disk, pause), intake
