@@ -15,14 +15,16 @@ import pytest
 import structlog
 import yaml
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
 from iap_node.cli import app
 from iap_node.config import PullScheduleConfig, SourceConfig
 from iap_node.database.tables import InstanceRow
+from iap_node.dicom.query import STUDY_ROOT_FIND
 from iap_node.errors import DeliveryError, PermanentError
-from iap_node.pull.retrieve import Retriever
+from iap_node.pull.retrieve import STUDY_ROOT_GET, Retriever
 from iap_node.pull.run import PulledSeries, PullOutcome, pull
 from iap_node.pull.schedule import run_scheduled, wanted_by
 from iap_node.pull.search import Wanted
@@ -161,6 +163,65 @@ def test_a_schedule_asks_for_the_last_days_and_survives_a_pacs_that_is_away() ->
 
     run_scheduled("pacs", schedule, away)
     assert asked == ["pacs"]
+
+
+@sqlite
+def test_a_pull_that_the_archive_breaks_off_goes_on_where_it_was(
+    make_node: Callable[..., Node], make_series: Callable[..., list[Dataset]]
+) -> None:
+    node = make_node(start=False)
+    series = make_series("1.2.826.11", 3)
+    asked: list[tuple[str, list[str]]] = []
+
+    def find(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        level = event.identifier.QueryRetrieveLevel
+        for ds in series if level == "IMAGE" else series[:1]:
+            match = Dataset()
+            match.StudyInstanceUID, match.SeriesInstanceUID = ds.StudyInstanceUID, ds.SeriesInstanceUID
+            match.SOPInstanceUID, match.NumberOfSeriesRelatedInstances = ds.SOPInstanceUID, 3
+            yield 0xFF00, match
+        if len(asked) == 2:  # the third time it knows nothing of what it had
+            yield 0x0110, None
+
+    def get(event: evt.Event) -> Iterator[Any]:
+        uids = event.identifier.get("SOPInstanceUID", None)
+        asked.append((event.identifier.QueryRetrieveLevel, [uids] if isinstance(uids, str) else list(uids or ())))
+        wanted = [ds for ds in series if not uids or ds.SOPInstanceUID in asked[-1][1]]
+        yield len(wanted)
+        for number, ds in enumerate(wanted):
+            if len(asked) == 1 and number == 2:
+                event.assoc.abort()
+                return
+            yield 0xFF00, ds
+
+    ae = AE(ae_title="BROKEN")
+    for uid in (STUDY_ROOT_FIND, STUDY_ROOT_GET):
+        ae.add_supported_context(uid)
+    ae.add_supported_context(MRImageStorage, ExplicitVRLittleEndian, scu_role=True, scp_role=True)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)])
+    port = server.server_address[1]
+    try:
+        with pytest.raises(DeliveryError, match="did not answer, or ended"):
+            run(node, port, Wanted(), "BROKEN", retrieve="get", timeout_s=20)
+        assert held(node) == {ds.SOPInstanceUID for ds in series[:2]}
+        (one,) = run(node, port, Wanted(), "BROKEN", retrieve="get", timeout_s=20).values()
+        assert (one.outcome, one.n_held, one.n_pulled) == (PullOutcome.PULLED, 2, 1)
+        assert asked == [("SERIES", []), ("IMAGE", [series[2].SOPInstanceUID])]
+        with pytest.raises(DeliveryError, match="0110H"):
+            run(node, port, Wanted(), "BROKEN", retrieve="get", timeout_s=20)
+    finally:
+        server.shutdown()
+
+
+@sqlite
+def test_a_pull_waits_to_stay_below_its_rate(make_node: Callable[..., Node]) -> None:
+    pauses: list[float] = []
+    settings = {"ae_title": "PACS", "host": "127.0.0.1", "port": 1, "instances_per_minute": 60}
+    source = SourceConfig.model_validate(settings)
+    retriever = Retriever(source, "IAP_NODE", make_node(start=False).intake, pause=pauses.append)
+    for _ in range(3):  # nobody waits here, so that each pause is the longer
+        retriever._keep_pace(1)
+    assert [round(seconds) for seconds in pauses] == [1, 2, 3]
 
 
 @pytest.fixture
