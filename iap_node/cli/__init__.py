@@ -4,7 +4,8 @@ One module per kind of command: `setup` (init, check-config, migrate), `roles` (
 (import, status, series, show), `routing` (routes, why, held, release, reroute, replay, coverage), `findings` (with
 `decisions`), `queue` (jobs, retry), `quarantine` (list, show, retry, delete), `upkeep` (retention, fsck), `audit`
 (files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected copies), `protocols` (the habits
-of scanners), `alarms` (how often the pixels doubt headers), `notify` (who is told what is wrong).
+of scanners), `alarms` (how often the pixels doubt headers), `notify` (who is told what is wrong), `backup`
+(and restore).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -20,6 +21,7 @@ from iap_node.cli import (
     alarms,
     archive,
     audit,
+    backup,
     correct,
     export,
     findings,
@@ -73,6 +75,7 @@ quarantine.add_to(app)
 upkeep.add_to(app)
 accounts.add_to(app)
 notify.add_to(app)
+backup.add_to(app)
 
 
 def _version(show: bool) -> None:

@@ -87,7 +87,7 @@ def web_server() -> Iterator[WebServer]:
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            said.posts.append((dict(self.headers), body))
+            said.posts.append(({name.lower(): value for name, value in self.headers.items()}, body))
             self.send_response(said.status)
             self.send_header("Location", f"http://127.0.0.1:{said.port}/elsewhere")
             self.send_header("Content-Length", "0")

@@ -114,8 +114,8 @@ def test_trouble_is_told_by_both_channels_once_and_its_end_too(
     posts = {json.loads(body)["kind"]: (headers, body) for headers, body in outside.web.posts}
     assert posts.keys() == {"dead_letters", "destination_failing"}
     headers, body = posts["dead_letters"]
-    signed = hmac.new(b"a secret", headers["IAP-Node-Timestamp"].encode() + b"." + body, hashlib.sha256).hexdigest()
-    assert headers["IAP-Node-Signature"] == f"sha256={signed}"
+    signed = hmac.new(b"a secret", headers["iap-node-timestamp"].encode() + b"." + body, hashlib.sha256).hexdigest()
+    assert headers["iap-node-signature"] == f"sha256={signed}"
     assert json.loads(body)["series_instance_uids"] == [series_uid(1)]
     everything = b"".join(body for _, body in outside.web.posts).decode() + "".join(map(str, outside.mail.mails))
     for secret in ("SECRET", "4711", "SIEMENS"):  # of the patient, of the header
