@@ -6,7 +6,7 @@ keeping a writer or a checkpoint waiting, and what comes in meanwhile is not mis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -84,7 +84,7 @@ def count_decided(session: Session, since: datetime) -> int:
     return session.scalar(query.where(JudgementRow.judged_at >= since)) or 0
 
 
-def with_evidence(database: Database, since: datetime, wanted: Wanted) -> Iterator[DecidedSeries]:
+def with_evidence(database: Database, since: datetime, wanted: Wanted) -> Generator[DecidedSeries]:
     """Every series judged since, in the order of judgement, with what its route is decided by as it stands now.
 
     Raises

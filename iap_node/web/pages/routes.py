@@ -11,9 +11,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from iap_node.database import accounts, route_history
 from iap_node.database import routes as rows
+from iap_node.records import Role
 from iap_node.routing.coverage import coverage
 from iap_node.web.identity import Operator, Viewer
 from iap_node.web.node import Node
+from iap_node.web.pages.rules import editor, rules_in_force
 from iap_node.web.rendering import page
 
 MOST_HELD = 200
@@ -29,11 +31,12 @@ def routes(
     since = datetime.now(UTC) - timedelta(days=days)
     with node.database.reading() as session:
         held = rows.held_series(session, MOST_HELD)
-    covered = coverage(node.config.routing, route_history.decided(node.database, since), since)
-    rules = yaml.safe_dump(node.config.routing.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+    routing = rules_in_force(node)
+    covered = coverage(routing, route_history.decided(node.database, since), since)
+    rules = yaml.safe_dump(routing.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
     return page(
         request, "routes.html", viewer, days=days, held=held, coverage=covered, rules=rules,
-        destinations=sorted(node.config.destinations),
+        destinations=sorted(node.config.destinations), **(editor(node) if viewer.account.may(Role.OPERATOR) else {}),
     )  # fmt: skip
 
 
