@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, exists, func, select
+from sqlalchemy.orm import Session, aliased
 
 from iap_node.database.corrections import list_corrections
 from iap_node.database.routes import route_changes
@@ -144,12 +144,12 @@ def _findings(session: Session, series_id: int) -> Iterator[TimelineEvent]:
     )
     for at, revision, n in session.execute(found):
         yield TimelineEvent(at, Happening.FINDING, f"{n} finding{'' if n == 1 else 's'} in revision {revision}")
-    first = select(func.min(FindingEventRow.id)).where(*of_series, FindingEventRow.finding_id == FindingRow.id)
+    earlier = aliased(FindingEventRow)
+    is_first = ~exists().where(earlier.finding_id == FindingEventRow.finding_id, earlier.id < FindingEventRow.id)
     decided = (
         select(FindingRow.id, FindingRow.element, FindingEventRow)
         .join(FindingRow, FindingRow.id == FindingEventRow.finding_id)
-        .where(*of_series)
-        .where((FindingEventRow.id != first.scalar_subquery()) | (FindingEventRow.state != FindingState.OPEN))
+        .where(*of_series, ~and_(is_first, FindingEventRow.state == FindingState.OPEN))
         .order_by(FindingEventRow.id.desc())
         .limit(_MOST_EVENTS)
     )

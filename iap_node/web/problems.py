@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from iap_node.database.accounts import AccountRefused
+from iap_node.database.dismissal_rules import UnknownRule
 from iap_node.database.finding_lists import UnknownFinding, UnknownScanner
 from iap_node.database.series import UnknownSeries
 from iap_node.errors import PermanentError, RetriableError
@@ -84,6 +85,7 @@ def add_to(app: FastAPI) -> None:
     @app.exception_handler(UnknownSeries)
     @app.exception_handler(UnknownFinding)
     @app.exception_handler(UnknownScanner)
+    @app.exception_handler(UnknownRule)
     async def unknown(request: Request, error: PermanentError) -> Response:
         return problem(request, 404, str(error))
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, HTTPException, Path, Query
+from fastapi import APIRouter, Body, Path, Query
 from pydantic import BaseModel, Field
 
-from iap_node.database import accounts, archive, results
+from iap_node.database import archive, results
 from iap_node.database import routes as rows
 from iap_node.database.series import SeriesFilter, page_of_series, series_by_id
+from iap_node.database.timeline import timeline
 from iap_node.records import SeriesState
+from iap_node.web.actions import series as actions
 from iap_node.web.api.paging import Cursor, Limit, Page, page_of, plain
 from iap_node.web.identity import Operator, Viewer
 from iap_node.web.node import Node
@@ -80,26 +81,28 @@ def route(node: Node, _: Viewer, series_id: SeriesId) -> dict[str, Any]:
     return {"decision": plain(decision), "changes": plain(changes), "waits_for_a_person": waits}
 
 
+@router.get("/series/{series_id}/timeline")
+def timeline_of(node: Node, _: Viewer, series_id: SeriesId) -> dict[str, Any]:
+    """Everything that happened to the series, the oldest first."""
+    with node.database.reading() as session:
+        series_by_id(session, series_id)
+        return {"items": plain(timeline(session, series_id))}
+
+
 @router.post("/series/{series_id}/release")
 def release(node: Node, operator: Operator, series_id: SeriesId, asked: Annotated[Reason, Body()]) -> dict[str, Any]:
     """Let a held series go where the rules would have sent it."""
-    now = datetime.now(UTC)
-    with node.database.transaction() as session:
-        series_by_id(session, series_id)
-        sent = rows.release(session, series_id, operator.name, asked.reason, now)
-        accounts.note(session, operator.name, "release series", str(series_id), now, ", ".join(sent), operator.address)
-    return {"destinations": list(sent)}
+    return {"destinations": list(actions.release(node, operator, series_id, asked.reason))}
 
 
 @router.post("/series/{series_id}/reroute")
 def reroute(node: Node, operator: Operator, series_id: SeriesId, asked: Annotated[Reroute, Body()]) -> dict[str, Any]:
     """Send a judged series to these destinations, held or not."""
-    for name in asked.destinations:
-        if name not in node.config.destinations:
-            raise HTTPException(422, f"no destination {name!r} in the configuration")
-    now, told = datetime.now(UTC), ", ".join(asked.destinations)
-    with node.database.transaction() as session:
-        series_by_id(session, series_id)
-        revision = rows.reroute(session, series_id, asked.destinations, operator.name, asked.reason, now)
-        accounts.note(session, operator.name, "reroute series", str(series_id), now, told, operator.address)
+    revision = actions.reroute(node, operator, series_id, asked.destinations, asked.reason)
     return {"revision": revision, "destinations": asked.destinations}
+
+
+@router.post("/series/{series_id}/rejudge")
+def rejudge(node: Node, operator: Operator, series_id: SeriesId, asked: Annotated[Reason, Body()]) -> dict[str, Any]:
+    """Put the series into the queue, to be judged by the model and the rules of now, as its next revision."""
+    return {"revision": actions.judge_again(node, operator, series_id, asked.reason)}

@@ -1,31 +1,23 @@
-"""The inbox of findings: filters, one by one or many at once, and a CSV of what is shown."""
+"""The inbox of findings: filters, one by one, many or all at once, and a CSV of what is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from iap_node.audit.cells import harmless_cell
-from iap_node.database import accounts
-from iap_node.database.finding_lists import (
-    FindingFilter,
-    Scanner,
-    count_findings,
-    every_finding,
-    finding,
-    finding_events,
-    list_findings,
-)
-from iap_node.database.findings import AcceptedValue, decide_all
+from iap_node.database.finding_lists import count_findings, every_finding, finding, finding_events, list_findings
+from iap_node.database.findings import AcceptedValue, Decided, IllegalDecision
 from iap_node.records import FindingState, Severity, Witness
+from iap_node.web.actions import findings as actions
 from iap_node.web.identity import Identity, Physicist, Viewer
 from iap_node.web.node import Node, WebNode
+from iap_node.web.pages.finding_filter import AskedFindings, FromForm, FromQuery
 from iap_node.web.rendering import page
 
 LINES = 100  # findings on a page
@@ -35,24 +27,10 @@ CSV_COLUMNS = (
     "manufacturer_model_name", "device_serial_number", "found_at", "model_id", "training_data",
 )  # fmt: skip
 
+FindingId = Annotated[int, Path(ge=1, le=2**62)]
+Reason = Annotated[str, Form(max_length=1000)]
+
 router = APIRouter(include_in_schema=False, prefix="/findings")
-
-State = Annotated[str, Query(max_length=16)]
-Text = Annotated[str, Query(max_length=128)]
-
-
-def _filter(
-    state: str, severity: str, witness: str, check: str, element: str, manufacturer: str, model: str, serial: str
-) -> FindingFilter:
-    scanner = Scanner(manufacturer, model, serial) if manufacturer or model or serial else None
-    return FindingFilter(
-        states=(FindingState(state),) if state in set(FindingState) else (),
-        severities=(Severity(severity),) if severity in set(Severity) else (),
-        witnesses=(Witness(witness),) if witness in set(Witness) else (),
-        checks=(check,) if check else (),
-        elements=(element,) if element else (),
-        scanner=scanner,
-    )
 
 
 @router.get("")
@@ -60,45 +38,21 @@ def inbox(
     request: Request,
     node: Node,
     viewer: Viewer,
-    state: State = FindingState.OPEN.value,
-    severity: State = "",
-    witness: State = "",
-    check: Text = "",
-    element: Text = "",
-    manufacturer: Text = "",
-    model: Text = "",
-    serial: Text = "",
-    after: Annotated[int | None, Query(ge=1)] = None,
+    asked: FromQuery,
+    after: Annotated[int | None, Query(ge=1, le=2**62)] = None,
 ) -> HTMLResponse:
     """The inbox, or its rows alone when htmx asks."""
-    which = _filter(state, severity, witness, check, element, manufacturer, model, serial)
-    asked = {
-        "state": state, "severity": severity, "witness": witness, "check": check, "element": element,
-        "manufacturer": manufacturer, "model": model, "serial": serial,
-    }  # fmt: skip
-    return _shown(request, node, viewer, which, asked, after, "")
+    return _shown(request, node, viewer, asked, after, "")
 
 
 @router.get(".csv")
-def as_csv(
-    node: Node,
-    _: Viewer,
-    state: State = "",
-    severity: State = "",
-    witness: State = "",
-    check: Text = "",
-    element: Text = "",
-    manufacturer: Text = "",
-    model: Text = "",
-    serial: Text = "",
-) -> StreamingResponse:
+def as_csv(node: Node, _: Viewer, asked: FromQuery) -> StreamingResponse:
     """What the filter admits, all of it, safe against formula injection."""
-    which = _filter(state, severity, witness, check, element, manufacturer, model, serial)
 
     def lines() -> Iterator[str]:
         yield ",".join(CSV_COLUMNS) + "\r\n"
         with node.database.reading() as session:
-            for one in every_finding(session, which):
+            for one in every_finding(session, asked.filter()):
                 row = asdict(one)
                 yield ",".join(_quoted(row[column]) for column in CSV_COLUMNS) + "\r\n"
 
@@ -107,13 +61,18 @@ def as_csv(
 
 
 @router.get("/{finding_id}")
-def one_finding(request: Request, node: Node, viewer: Viewer, finding_id: int) -> HTMLResponse:
+def one_finding(request: Request, node: Node, viewer: Viewer, finding_id: FindingId) -> HTMLResponse:
     """One finding: all witnesses with their numbers, and what happened to it."""
+    return shown_finding(request, node, viewer, finding_id, "")
+
+
+def shown_finding(request: Request, node: WebNode, identity: Identity, finding_id: int, message: str) -> HTMLResponse:
+    """The page of a finding, or its live part when htmx asks; for what people do about it too."""
     with node.database.reading() as session:
         found = finding(session, finding_id)
         events = finding_events(session, finding_id)
     template = "_finding.html" if request.headers.get("hx-request") else "finding.html"
-    return page(request, template, viewer, finding=found, events=events, message="")
+    return page(request, template, identity, finding=found, events=events, message=message)
 
 
 @router.post("/decide")
@@ -121,48 +80,65 @@ def decide(
     request: Request,
     node: Node,
     physicist: Physicist,
+    asked: FromForm,
     state: Annotated[FindingState, Form()],
     finding_ids: Annotated[list[int] | None, Form(alias="finding")] = None,
-    reason: Annotated[str, Form(max_length=1000)] = "",
+    reason: Reason = "",
     value: Annotated[str, Form(max_length=256)] = "",
     single: Annotated[bool, Form()] = False,
 ) -> HTMLResponse:
     """Accept, dismiss or reopen the findings that were ticked."""
-    now, ids = datetime.now(UTC), finding_ids or []
+    ids = finding_ids or []
     # Of many, those without a suggestion are passed over; of one, the person has seen that nobody knows the value.
     without = AcceptedValue.UNKNOWN if single else AcceptedValue.SUGGESTED
-    with node.database.transaction() as session:
-        decided = decide_all(session, ids, state, physicist.name, reason.strip(), value.strip() or without, now=now)
-        accounts.note(
-            session, physicist.name, f"findings {state.value}", ", ".join(map(str, ids)), now,
-            reason or value, physicist.address,
-        )  # fmt: skip
-    passed_over = decided.n_other_state + decided.n_nothing_suggested
-    message = f"{decided.n_decided} {state.value}" + (f", {passed_over} passed over" if passed_over else "")
+    if not ids:
+        raise IllegalDecision("tick findings first, or decide on all that the filter shows")
+    done = actions.decide(node, physicist, ids, state, reason.strip(), value.strip() or without)
     if single and len(ids) == 1:
-        with node.database.reading() as session:
-            found, events = finding(session, ids[0]), finding_events(session, ids[0])
-        return page(request, "_finding.html", physicist, finding=found, events=events, message=message)
-    return _shown(request, node, physicist, FindingFilter(), {"state": "open"}, None, message)
+        return shown_finding(request, node, physicist, ids[0], _told(done, state))
+    return _shown(request, node, physicist, asked, None, _told(done, state))
+
+
+@router.post("/decide-all")
+def decide_all(
+    request: Request,
+    node: Node,
+    physicist: Physicist,
+    asked: FromForm,
+    state: Annotated[FindingState, Form()],
+    reason: Reason = "",
+    expected: Annotated[int | None, Form(ge=0)] = None,
+) -> HTMLResponse:
+    """Accept, dismiss or reopen all that the filter admits: first asked how many that are, then done."""
+    which = actions.deciding(asked.filter(), state)
+    if state is FindingState.DISMISSED and not reason.strip():
+        raise IllegalDecision("a dismissal needs a reason")
+    n = actions.count(node, which)
+    if expected != n:  # not asked yet, or others came or went since
+        changed = "" if expected is None else f"it were {expected} findings, now it are {n}: "
+        return page(
+            request, "_decide_all.html", physicist, asked=asked, state=state, reason=reason.strip(), n=n,
+            changed=changed,
+        )  # fmt: skip
+    done = actions.decide(node, physicist, which, state, reason.strip(), told=asked.text)
+    return _shown(request, node, physicist, asked, None, _told(done, state))
+
+
+def _told(done: Decided, state: FindingState) -> str:
+    passed_over = done.n_other_state + done.n_nothing_suggested
+    return f"{done.n_decided} {state.value}" + (f", {passed_over} passed over" if passed_over else "")
 
 
 def _shown(
-    request: Request,
-    node: WebNode,
-    identity: Identity,
-    which: FindingFilter,
-    asked: dict[str, str],
-    after: int | None,
-    message: str,
+    request: Request, node: WebNode, identity: Identity, asked: AskedFindings, after: int | None, message: str
 ) -> HTMLResponse:
+    which = asked.filter()
     with node.database.reading() as session:
         found = list_findings(session, which, limit=LINES + 1, after=after)
         counts = count_findings(session, which)
     template = "_findings.html" if request.headers.get("hx-request") else "findings.html"
-    keys = ("state", "severity", "witness", "check", "element", "manufacturer", "model", "serial")
     return page(
-        request, template, identity, findings=found[:LINES], counts=counts, asked=dict.fromkeys(keys, "") | asked,
-        query=urlencode({key: value for key, value in asked.items() if value}), message=message,
+        request, template, identity, findings=found[:LINES], counts=counts, asked=asked, message=message,
         more=found[LINES - 1].id if len(found) > LINES else None, states=list(FindingState),
         severities=list(Severity), witnesses=list(Witness),
     )  # fmt: skip

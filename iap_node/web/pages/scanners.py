@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
+from iap_node.audit.reports.period import Month
 from iap_node.database import report_figures
 from iap_node.database.report_figures import Scope
 from iap_node.database.scanner_matrix import cells
@@ -47,5 +48,6 @@ def scanners(
     return page(
         request, "scanners.html", viewer, days=days, scanners=worst, rows=rows, n_series=n_series,
         elements=[element for element, _ in elements.most_common(MOST_ELEMENTS)], software=software, weeks=weeks,
-        left_out=max(0, len(rows) - MOST_SCANNERS), most=max((week.n_findings for week in weeks), default=0),
+        left_out=max(0, len(rows) - MOST_SCANNERS), months=(Month.of(now), Month.of(now).plus(-1)),
+        most=max((week.n_findings for week in weeks), default=0),
     )  # fmt: skip

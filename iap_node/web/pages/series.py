@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 
 from iap_node.database import archive, results
+from iap_node.database import routes as rows
+from iap_node.database.archive import ArchivedInstance
 from iap_node.database.finding_lists import FindingFilter, list_findings
+from iap_node.database.results import InstanceAnswer
 from iap_node.database.series import SeriesFilter, page_of_series, series_by_id
+from iap_node.database.tables import BytesState
+from iap_node.database.timeline import timeline
 from iap_node.dicom.parameters import BY_KEYWORD
 from iap_node.records import FindingState, ParameterPrediction, SeriesState
-from iap_node.web.identity import Viewer
-from iap_node.web.node import Node
+from iap_node.web.identity import Identity, Viewer
+from iap_node.web.node import Node, WebNode
 from iap_node.web.rendering import page
 
 LINES = 50  # series on a page
 MOST_FINDINGS = 200  # of a series
 MOST_BARS = 6  # classes of a drawn distribution
+MOST_INSTANCES = 200  # of a series
+MOST_REFUSALS = 5  # different ones of a destination
+GONE = {
+    BytesState.DELETING: "its bytes are being deleted by retention",
+    BytesState.DELETED: "its bytes were deleted by retention; sent again, they are stored again",
+    BytesState.LOST: "its bytes were lost on the disk; sent again, they are restored",
+}
 
 router = APIRouter(include_in_schema=False)
+
+SeriesId = Annotated[int, Path(ge=1, le=2**62)]
 
 
 @router.get("/series")
@@ -58,8 +75,13 @@ def series_list(
 
 
 @router.get("/series/{series_id}")
-def series_detail(request: Request, node: Node, viewer: Viewer, series_id: int) -> HTMLResponse:
+def series_detail(request: Request, node: Node, viewer: Viewer, series_id: SeriesId) -> HTMLResponse:
     """Everything that is known of a series."""
+    return shown(request, node, viewer, series_id, "")
+
+
+def shown(request: Request, node: WebNode, identity: Identity, series_id: int, message: str) -> HTMLResponse:
+    """The page of a series, or its live part when htmx asks; for what people do to it too."""
     with node.database.reading() as session:
         series = series_by_id(session, series_id)
         judgement = results.judgement(session, series_id)
@@ -68,14 +90,67 @@ def series_detail(request: Request, node: Node, viewer: Viewer, series_id: int) 
         found = list_findings(
             session, FindingFilter(states=tuple(FindingState), series_id=series_id), limit=MOST_FINDINGS
         )
+        changes = rows.route_changes(session, series_id)
+        events = timeline(session, series_id)
     predicted = {}
     if judgement is not None and judgement.prediction is not None:
         predicted = {one.keyword: one for one in judgement.prediction.parameters}
+    problems = dict(judgement.problems) if judgement is not None else {}
     template = "_series_detail.html" if request.headers.get("hx-request") else "series_detail.html"
     return page(
-        request, template, viewer, series=series, judgement=judgement, instances=instances, answers=answers,
-        findings=found, predicted=predicted, parameters=BY_KEYWORD, bars=bars,
+        request, template, identity, series=series, judgement=judgement, findings=found, predicted=predicted,
+        parameters=BY_KEYWORD, bars=bars, changes=changes, timeline=events, problems=problems, message=message,
+        instances=told_first(instances, problems)[:MOST_INSTANCES], n_instances=len(instances),
+        bytes_states=Counter(one.bytes_state.value for one in instances), answered=answered(answers),
+        destinations=sorted(node.config.destinations), gone=GONE, joint_alpha=node.config.audit.joint_alpha,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a destination answered for the instances of a series."""
+
+    destination: str
+    n_accepted: int
+    n_corrected: int  # of those, sent as corrected copies
+    n: int
+    last_at: datetime
+    refusals: tuple[tuple[str, int], ...]  # status and comment, how often; the commonest first
+
+
+def answered(answers: Iterable[InstanceAnswer]) -> list[Answered]:
+    """Answers by destination."""
+    by_destination: dict[str, list[InstanceAnswer]] = {}
+    for one in answers:
+        by_destination.setdefault(one.destination, []).append(one)
+    return [
+        Answered(
+            destination,
+            sum(one.accepted for one in some),
+            sum(one.accepted and one.sent_sop_instance_uid is not None for one in some),
+            len(some),
+            max(one.answered_at for one in some),
+            tuple(Counter(_refusal(one) for one in some if not one.accepted).most_common(MOST_REFUSALS)),
+        )
+        for destination, some in by_destination.items()
+    ]
+
+
+def _refusal(answer: InstanceAnswer) -> str:
+    status = "no answer" if answer.status is None else f"status {answer.status:04X}H"
+    return f"{status}, {answer.comment}" if answer.comment else status
+
+
+def told_first(instances: Iterable[ArchivedInstance], problems: Mapping[int, str]) -> list[ArchivedInstance]:
+    """Those of which there is something to say first: gone, not usable, not analysed."""
+    return sorted(
+        instances,
+        key=lambda one: (
+            one.bytes_state is BytesState.PRESENT,
+            one.id not in problems,
+            one.not_analysed_reason is None,
+        ),
+    )
 
 
 def bars(prediction: ParameterPrediction) -> list[tuple[str, float, bool]]:

@@ -26,3 +26,26 @@ document.addEventListener("keydown", (event) => {
   const next = event.key === "j" ? Math.min(at + 1, links.length - 1) : Math.max(at - 1, 0);
   links[next].focus();
 });
+
+// What is live renews itself, but not under somebody's hands: a form that was begun, ticks, a question that waits.
+const begun = (field) => (field.type === "checkbox" ? field.checked !== field.defaultChecked : field.value !== field.defaultValue);
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const cause = event.detail.requestConfig.triggeringEvent;
+  if (!cause || !cause.type.startsWith("sse:")) return;
+  const target = event.detail.target;
+  const fields = [...target.querySelectorAll("input:not([type=hidden]), textarea")];
+  const focused = document.activeElement;
+  const typing = target.contains(focused) && focused.closest("form");
+  if (typing || fields.some(begun) || target.querySelector("#confirm form")) event.preventDefault();
+});
+
+// Details that somebody opened stay open when their part of the page is renewed.
+const opened = new Set();
+document.addEventListener("toggle", (event) => {
+  if (!event.target.id) return;
+  if (event.target.open) opened.add(event.target.id);
+  else opened.delete(event.target.id);
+}, true);
+document.addEventListener("htmx:afterSwap", (event) => {
+  for (const one of event.detail.target.querySelectorAll("details[id]")) one.open = opened.has(one.id);
+});
