@@ -207,6 +207,17 @@ def test_a_peer_that_leaves_in_the_middle_of_a_query_is_not_waited_for(
     assert ask(node, "STUDY", StudyInstanceUID="1.2.1")[1][-1].Status == 0
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_cancel_that_comes_too_late_does_not_cancel_the_next_query(filled: Node, connect: Any) -> None:
+    assoc = connect(filled.port, [(STUDY_ROOT_FIND, ExplicitVRLittleEndian)]).assoc
+    ds = Dataset()
+    ds.QueryRetrieveLevel, ds.StudyInstanceUID = "STUDY", ""
+    for _ in range(2):
+        statuses = [status.Status for status, _ in assoc.send_c_find(ds, STUDY_ROOT_FIND, msg_id=7)]
+        assert statuses == [0xFF00, 0xFF00, 0xFF00, 0x0000]
+        assoc.send_c_cancel(7, query_model=STUDY_ROOT_FIND)
+
+
 def _many_studies(node: Node) -> None:
     """Rows alone: a query has no business with bytes."""
     from sqlalchemy import insert, select
