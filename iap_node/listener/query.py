@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import structlog
@@ -57,8 +57,6 @@ class Finder:
         calling_ae_title = str(assoc.requestor.ae_title).strip()
         started_at_s = time.monotonic()
         n_matches, level, ending = 0, "", "done"
-        if _look_of(assoc) is not None:  # what is there was meant for an earlier request with this Message ID
-            assoc.dimse.cancel_req.clear()
         try:
             query = read_query(event.identifier)
             level = query.level.value
@@ -134,7 +132,7 @@ def _written(keyword: str, vr: str, value: Any) -> Any:
 
 def _ready_for_more(assoc: Association) -> bool:
     """Wait until the peer has taken most of what was sent; False: the association is over."""
-    look = _look_of(assoc)
+    look = getattr(assoc.dimse, "look", None)  # pynetdicom's own takes in what comes by itself
     while True:
         if look is not None and not look():
             return False
@@ -144,11 +142,6 @@ def _ready_for_more(assoc: Association) -> bool:
         if assoc.dul.to_provider_queue.qsize() < MOST_WAITING_PDUS:
             return True
         time.sleep(WAIT_S)
-
-
-def _look_of(assoc: Association) -> Callable[[], bool] | None:
-    """What takes in what comes meanwhile; None: pynetdicom does, by itself."""
-    return getattr(assoc.dimse, "look", None)
 
 
 def _failure(status: FindStatus, comment: str, offending: int | None = None) -> Answer:
