@@ -181,6 +181,8 @@ def page(
             *(f"- left out: {text}" for text in left_out),
             "",
             *(table.markdown() for table in found),
+            "The planted errors were chosen by those who wrote the checks, and patients differ in position and field",
+            "of view only: this shows what kind of error each program looks for, not how often it is right.",
             "mrQA compares each series with the majority of its sequence over at least three subjects, in the elements",
             "that its configuration names; what a header says against itself it does not ask. Where a header makes it",
             "raise, its audit ends without a report; the last column runs it with such series left out instead",
