@@ -141,3 +141,23 @@ if shutil.which("systemd-analyze"):  # where everything must run, CI, there need
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         ours = [line for line in done.stderr.splitlines() if "iap-node" in line]
         assert done.returncode == 0 and ours == [], done.stderr
+
+
+def test_the_capacity_table_has_no_figure_that_the_benchmark_did_not_print() -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text()
+    printed = set(re.findall(r"[\d.,]*\d", (REPOSITORY / "docs" / "benchmarks-ingest.md").read_text()))
+    capacity = text.partition("## Capacity")[2].partition("\n## ")[0]
+    table = [line.strip("|").split("|") for line in capacity.splitlines() if line.startswith("|")]
+    figures = {cell.strip() for row in table[2:] for cell in row[1:]} - {"-"}
+    assert len(figures) > 10 and figures <= printed, "measured anew? then bring docs/operations.md up to date"
+
+
+def test_every_file_and_configuration_key_that_the_operations_name_exists() -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text()
+    links = [name for name in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in name]
+    assert links and [name for name in links if not (REPOSITORY / "docs" / name).exists()] == []
+    named = re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", text)
+    sections = NodeConfig.model_fields
+    keys = [key for key in named if key.split(".")[0] in sections]
+    config_text = (REPOSITORY / "config.yaml").read_text()
+    assert len(keys) > 10 and [key for key in keys if f"{key.rpartition('.')[2]}:" not in config_text] == []
