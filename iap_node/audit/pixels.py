@@ -96,7 +96,7 @@ def pixel_testimony(comparison: HeaderComparison, prediction: SeriesPrediction |
         Where the comparison comes from; given, the statement names the model and what it was trained on.
     """
     parameter = BY_KEYWORD[comparison.keyword]
-    if comparison.verdict is Verdict.NOT_JUDGED or ASSOCIATION in comparison.reason:
+    if comparison.verdict is Verdict.NOT_JUDGED or _is_by_association(comparison, prediction):
         return None
     source = f" ({_model(prediction)})" if prediction else ""
     if comparison.verdict is Verdict.AGREES:
@@ -112,6 +112,14 @@ def pixel_testimony(comparison: HeaderComparison, prediction: SeriesPrediction |
     how = _how_likely(comparison, prediction)
     statement = f"the pixels rule out {parameter.title} {_stated(comparison)}, {how}: {comparison.reason}{source}"
     return Testimony(Witness.PIXELS, True, statement, comparison.header_probability, suggested)
+
+
+def _is_by_association(comparison: HeaderComparison, prediction: SeriesPrediction | None) -> bool:
+    """Whether the pixels know a value by association only; a comparison that agrees does not say so itself."""
+    predicted = () if prediction is None else prediction.parameters
+    return ASSOCIATION in comparison.reason or any(
+        one.by_association for one in predicted if one.keyword == comparison.keyword
+    )
 
 
 # ---------------------------------------------------------------- single values

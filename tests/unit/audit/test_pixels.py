@@ -312,6 +312,8 @@ def test_pixels_are_silent_about_what_they_do_not_judge_or_know_by_association()
     unseen = header(Manufacturer=("Philips", "Philips"), ContrastBolusAgent=("Gadavist", "GADAVIST"))
     for keyword in ("Manufacturer", "ContrastBolusAgent", "RepetitionTime"):
         assert said_of(unseen, prediction(VENDOR, AGENT), keyword) is None
+    usual = header(ContrastBolusAgent=("Magnevist", "MAGNEVIST"))  # which speaks for the header as little
+    assert said_of(usual, prediction(VENDOR, AGENT), "ContrastBolusAgent") is None
     for item in compare(unseen, prediction(novel=True), CONFIG):
         assert item.verdict is Verdict.NOT_JUDGED
         assert pixel_testimony(item) is None
