@@ -170,7 +170,8 @@ def _single_values(
     counted = {}
     for manufacturer, model, serial, keyword, n_judged, n_alarms in session.execute(query):
         scanner = Scanner(manufacturer, model, serial)
-        counted[scanner, keyword] = _Counts(alphas[scanner], int(n_judged), int(n_alarms))
+        if scanner in alphas:  # PostgreSQL: its first series may have been judged since those were read
+            counted[scanner, keyword] = _Counts(alphas[scanner], int(n_judged), int(n_alarms))
     return counted
 
 

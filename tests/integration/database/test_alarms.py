@@ -171,6 +171,21 @@ def test_only_the_newest_judgement_of_a_series_of_the_period_counts_and_novel_on
     assert counts(alarm_rates(session, BEGIN, END))["EchoTime"] == (1, 0, 0, 0, 0)
 
 
+def test_a_scanner_whose_first_series_is_judged_while_rates_are_read_is_left_for_the_next_time(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file(session)
+    read = alarms._whole_headers
+
+    def meanwhile(*asked: object) -> object:  # PostgreSQL shows each statement what was committed before it
+        found = read(*asked)  # type: ignore[arg-type]
+        file(session, 9.0, scanner=SIGNA)
+        return found
+
+    monkeypatch.setattr(alarms, "_whole_headers", meanwhile)
+    assert {one.scanner for one in alarm_rates(session, BEGIN, END)} == {SKYRA}
+
+
 def test_nothing_judged_is_no_rate(session: Session) -> None:
     assert alarm_rates(session, BEGIN, END) == []
     assert models_heard(session, BEGIN, END) == []
