@@ -200,10 +200,11 @@ class InferHandler:
 
 
 def _unheard(damaged: Sequence[tuple[int, str]], answer: _Answer) -> tuple[Witness, ...]:
-    """Witnesses who could not look at every instance: that they raise something no more says nothing."""
+    """Witnesses who could not look at every instance, or abstain: that they raise something no more says nothing."""
     if damaged:
         return tuple(Witness)
-    return (Witness.PIXELS,) if answer.problems else ()
+    spoke = answer.prediction is not None and not answer.prediction.novel
+    return () if spoke and not answer.problems else (Witness.PIXELS,)
 
 
 def _reasons(instances: Sequence[ArchivedInstance]) -> str:

@@ -225,6 +225,19 @@ def test_a_finding_stays_while_the_instances_that_showed_it_cannot_be_read(node,
     assert (kept.state, kept.last_revision) == (FindingState.OPEN, 1)
 
 
+def test_what_the_pixels_raised_is_not_gone_when_the_model_abstains(node, scripted, write_instance) -> None:
+    contradicted = ("Manufacturer", "pixels-contradict")
+    node.complete([write_instance(Manufacturer="GE MEDICAL SYSTEMS")])
+    node.infer(scripted())
+    with node.database.transaction() as session:
+        decide(session, findings_of(node)[contradicted].id, FindingState.ACCEPTED, "ada", now=datetime.now(UTC))
+    node.complete([write_instance(Manufacturer="GE MEDICAL SYSTEMS")])
+    node.infer(scripted(novel=True))
+    assert node.series().judged_revision == 2
+    kept = findings_of(node)[contradicted]
+    assert (kept.state, kept.accepted_value, kept.last_revision) == (FindingState.ACCEPTED, "SIEMENS", 1)
+
+
 def test_what_a_scanner_always_writes_is_learned_and_told(node, scripted, write_instance) -> None:
     protocol = {
         "Manufacturer": "SIEMENS", "ManufacturerModelName": "Skyra", "DeviceSerialNumber": "77",
