@@ -37,6 +37,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STANDING = (FindingState.OPEN, FindingState.ACCEPTED, FindingState.CORRECTED)
 GRAVE = (Severity.ERROR, Severity.WARNING)
 DRIFTING = ("EchoTime", "RepetitionTime")
+_OF_THE_NODE = ("audit", "delivery")  # who, in a finding's history, is no person; rules are "rule 7"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ class Decisions:
 
     state: FindingState
     by_people: int
-    by_rules: int
+    by_rules: int  # deliveries that send corrected copies included
     median_days_open: float | None  # of those that people decided
 
 
@@ -389,7 +390,7 @@ def decisions(session: Session, scope: Scope) -> list[Decisions]:
     by_rules: dict[FindingState, int] = dict.fromkeys(decided, 0)
     days_open: dict[FindingState, list[float]] = {state: [] for state in decided}
     for state, who, at, found_at in session.execute(query):
-        if who == "audit" or who.startswith("rule "):
+        if who in _OF_THE_NODE or who.startswith("rule "):
             by_rules[state] += 1
         else:
             days_open[state].append((at - found_at).total_seconds() / 86_400)

@@ -12,6 +12,7 @@ from iap_node.database.engine import Database
 from iap_node.database.report_figures import Scanner, Scope
 from iap_node.database.report_series import UnknownStudy
 from iap_node.records import FindingState, SeriesState, Severity
+from iap_node.worker.consignment import MADE_BY
 from tests.integration.audit.simulated_archive import (
     MODEL,
     NOVEL,
@@ -107,6 +108,14 @@ def test_what_is_dismissed_or_gone_is_no_finding_any_more(session: Session) -> N
         Severity.NOTE: 1,
     }
     assert report_figures.decisions(session, Scope(on(5), on(9)))[0].by_people == 1
+
+
+def test_what_a_delivery_corrected_on_its_way_was_decided_by_nobody(session: Session) -> None:
+    (_, habit) = findings.list_findings(session, findings.FindingFilter(series_id=3))
+    findings.decide(session, habit.id, FindingState.ACCEPTED, "ada", now=on(6))
+    findings.decide(session, habit.id, FindingState.CORRECTED, MADE_BY, now=on(7))
+    corrected = {one.state: one for one in report_figures.decisions(session, FEBRUARY)}[FindingState.CORRECTED]
+    assert (corrected.by_people, corrected.by_rules, corrected.median_days_open) == (0, 1, None)
 
 
 def test_protocols_and_software_are_told_by_scanner(session: Session) -> None:
