@@ -142,14 +142,20 @@ def list_findings(
     ----------
     after
         Number of the last finding of the page before; None: the first page. Findings that come, go or change
-        between two pages are on one of them or on none; no other is left out or comes twice.
+        between two pages are on one of them or on none; no other is left out or comes twice, unless it is the one
+        named here that changes its severity.
 
     Raises
     ------
     UnknownFinding
         There is no finding `after`.
     """
-    end = None if after is None else _position(session, after)
+    return _listed(session, which, order, limit, None if after is None else _position(session, after))
+
+
+def _listed(
+    session: Session, which: FindingFilter, order: FindingOrder, limit: int, end: _Position | None
+) -> list[ArchivedFinding]:
     found = _page(_source(session, which), which, order, limit, end).subquery()
     query = _records().join(found, found.c.id == FindingRow.id)
     return [_archived(*row) for row in session.execute(query.order_by(*_sorting(found.c, order)))]
@@ -159,10 +165,12 @@ def every_finding(
     session: Session, which: FindingFilter = OPEN, order: FindingOrder = FindingOrder.WORST
 ) -> Iterator[ArchivedFinding]:
     """All findings that a filter admits, a page at a time in memory."""
-    page = list_findings(session, which, order, _PAGE)
+    page = _listed(session, which, order, _PAGE, None)
     while page:
+        last = page[-1]
+        end = _Position(last.id, _RANK[last.severity], last.found_at)  # as it was read: it may change meanwhile
         yield from page
-        page = list_findings(session, which, order, _PAGE, page[-1].id) if len(page) == _PAGE else []
+        page = _listed(session, which, order, _PAGE, end) if len(page) == _PAGE else []
 
 
 def count_findings(session: Session, which: FindingFilter = OPEN) -> dict[Severity, int]:

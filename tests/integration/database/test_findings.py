@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from iap_node.database import archive, finding_lists, findings, jobs, results
 from iap_node.database.dismissal_rules import UnknownRule
@@ -418,6 +418,21 @@ def test_every_order_is_kept_over_all_pages(database: Database) -> None:
         assert [one.id for one in findings.every_finding(session, ALL)] == [one.id for one in listed(database)]
     with pytest.raises(UnknownFinding):
         listed(database, after=4711)
+
+
+@pytest.mark.usefixtures("many")
+def test_no_finding_is_left_out_when_the_last_of_a_page_becomes_less_grave(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding_lists, "_PAGE", 3)
+    every = [one.id for one in listed(database)]
+    with database.transaction() as session:
+        seen = []
+        for one in findings.every_finding(session, ALL):
+            seen.append(one.id)
+            if len(seen) == 3:  # PostgreSQL shows the next page what was committed meanwhile
+                session.execute(update(FindingRow).where(FindingRow.id == one.id).values(severity=Severity.NOTE))
+    assert set(seen) == set(every)
 
 
 def test_a_finding_is_shown_with_the_model_that_spoke_for_the_pixels(
