@@ -92,7 +92,9 @@ def _write_new(source: BinaryIO, path: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            raise PermanentError(f"another run writes {path} at this moment; wait for its end") from error
+            raise _other_run(path) from error
+        if not _is_named(handle, part):  # it was finished, and has its final name, since it was opened
+            raise _other_run(path)
         with contextlib.ExitStack() as undo:
             undo.callback(_discard, target, part)
             target.truncate()
@@ -103,6 +105,17 @@ def _write_new(source: BinaryIO, path: Path) -> None:
             part.rename(path)
             undo.pop_all()
     sync_directory(path.parent)
+
+
+def _is_named(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _other_run(path: Path) -> PermanentError:
+    return PermanentError(f"another run writes {path} at this moment; wait for its end")
 
 
 def _discard(target: BinaryIO, part: Path) -> None:

@@ -86,6 +86,27 @@ def test_two_runs_do_not_write_one_copy_at_the_same_moment(copies: Copies, tmp_p
             list(write_copies(copies.instances, tmp_path))
 
 
+def test_a_copy_that_another_run_finishes_at_that_moment_is_not_begun_again(
+    copies: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"{copies.instances[0].sop_instance_uid}.dcm"
+    part = tmp_path / f".{path.name}.part"
+    lock, whole = fcntl.flock, copies.content(0)
+
+    def finished(handle: int, how: int) -> None:  # the other run had the lock until here
+        monkeypatch.undo()
+        part.write_bytes(whole)
+        part.rename(path)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", finished)
+    with pytest.raises(PermanentError, match="another run"):
+        list(write_copies(copies.instances[:1], tmp_path))
+    assert path.read_bytes() == whole
+    (again,) = write_copies(copies.instances[:1], tmp_path)
+    assert again.was_there
+
+
 def test_an_original_that_is_gone_is_named(copies: Copies, tmp_path: Path) -> None:
     copies.instances[1].original.file.unlink()
     written = write_copies(copies.instances, tmp_path / "out")
