@@ -80,6 +80,11 @@ def has_accounts(session: Session) -> bool:
     return session.scalar(select(AccountRow.id).limit(1)) is not None
 
 
+def has_name(session: Session, name: str) -> bool:
+    """Whether an account has this name."""
+    return session.scalar(select(AccountRow.id).where(AccountRow.name == name)) is not None
+
+
 def create_account(
     session: Session,
     name: str,
@@ -100,7 +105,7 @@ def create_account(
     name = name.strip()
     if not 0 < len(name) <= 64 or not name.isprintable():
         raise AccountRefused("an account's name has 1 to 64 printable characters")
-    if session.scalar(select(AccountRow.id).where(AccountRow.name == name)) is not None:
+    if has_name(session, name):
         raise AccountRefused(f"there is an account {name!r} already")
     account_id = session.scalars(
         insert(AccountRow)
@@ -123,6 +128,12 @@ def account_of_subject(session: Session, subject: str) -> Account | None:
     """The account that OpenID Connect knows as `subject`; None: there is none yet, or it is disabled."""
     row = session.scalars(select(AccountRow).where(AccountRow.subject == subject)).first()
     return None if row is None or row.disabled_at is not None else _account(row)
+
+
+def is_shut_out(session: Session, subject: str) -> bool:
+    """Whether the account that OpenID Connect knows as `subject` is there, and disabled."""
+    query = select(AccountRow.id).where(AccountRow.subject == subject, AccountRow.disabled_at.is_not(None))
+    return session.scalar(query) is not None
 
 
 def change_password(session: Session, account_id: int, password_hash: str, *, must_change: bool = False) -> None:

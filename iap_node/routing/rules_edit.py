@@ -192,7 +192,7 @@ def _parsed(section: str) -> Any:
         raise ConfigError(f"{place}not YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise ConfigError(f"not YAML: {error}") from error
-    if not isinstance(content, dict) or list(content) != [KEY] or root.value[0][0].start_mark.column:
+    if not isinstance(root, yaml.MappingNode) or list(content) != [KEY] or root.value[0][0].start_mark.column:
         raise ConfigError(f"the text must be the section '{KEY}:' from the first column on, and nothing else")
     return content[KEY]
 

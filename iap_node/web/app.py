@@ -44,6 +44,7 @@ def create_app(node: WebNode) -> FastAPI:
         openapi_url=f"{API_PREFIX}/openapi.json",
     )
     app.state.node = node
+    app.state.oidc = sign_in.hospital_sign_in(node.config.web)
     app.add_middleware(SecurityHeaders, tls=node.config.web.is_secure)
     problems.add_to(app)
     for router in (health.router, metrics.router, sign_in.router, pulse.router, *PAGE_ROUTERS):

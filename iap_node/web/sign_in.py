@@ -1,29 +1,49 @@
-"""Signing in and out, and changing one's password: the only pages that need no account."""
+"""Signing in and out, and changing one's password: the only pages that need no account.
+
+Two ways in: a password of this node, and, by configuration, the hospital's own sign-in (`oidc`). Who comes by the
+latter has an account of that subject, made at the first time; its role is what the groups say, at each sign-in.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
+from sqlalchemy.orm import Session
 
+from iap_node.config.web import WebConfig
 from iap_node.database import accounts
+from iap_node.database.accounts import AccountRefused
 from iap_node.records import Account
 from iap_node.web.identity import COOKIE, SignedIn, client_address
 from iap_node.web.node import Node, WebNode
+from iap_node.web.oidc import PENDING_S, IssuerUnavailable, OpenIdConnect, Person, SignInRefused
 from iap_node.web.rendering import page
 from iap_node.web.secrets import hash_password, hash_token, is_password, new_token, why_refused
+
+OIDC_COOKIE = "iap_oidc"
+OIDC_PATH = "/sign-in/oidc"
+BY_OIDC = "OpenID Connect"
 
 router = APIRouter(include_in_schema=False)
 log = structlog.get_logger("web")
 
 
+def hospital_sign_in(config: WebConfig) -> OpenIdConnect | None:
+    """The hospital's own sign-in, as configured."""
+    if config.oidc is None or config.public_url is None:
+        return None
+    return OpenIdConnect(config.oidc, config.public_url)
+
+
 @router.get("/sign-in")
 def show_sign_in(request: Request, next: str = "/") -> Response:
     """The form."""
-    return page(request, "sign_in.html", next=_inside(next), error="")
+    return _form(request, next)
 
 
 @router.post("/sign-in")
@@ -42,8 +62,7 @@ def sign_in(
     address = client_address(request)
     wait_s = node.throttle.wait_s(name, address)
     if wait_s > 0:
-        error = f"too many wrong passwords; try again in {wait_s / 60:.0f} minutes"
-        return page(request, "sign_in.html", status_code=429, next=_inside(next), error=error)
+        return _form(request, next, f"too many wrong passwords; try again in {wait_s / 60:.0f} minutes", 429)
     with node.database.reading() as session:
         found = accounts.password_of(session, name)
     if not is_password(None if found is None else found[1], password) or found is None:
@@ -51,25 +70,120 @@ def sign_in(
         log.warning("sign-in refused", address=address)
         with node.database.transaction() as session:
             accounts.note(session, name, "sign in refused", "", datetime.now(UTC), address=address)
-        error = "name or password is wrong"
-        return page(request, "sign_in.html", status_code=401, next=_inside(next), error=error)
+        return _form(request, next, "name or password is wrong", 401)
     node.throttle.succeeded(name)
     return let_in(request, node, found[0], _inside(next))
 
 
-def let_in(request: Request, node: WebNode, account: Account, target: str) -> Response:
+def let_in(request: Request, node: WebNode, account: Account, target: str, how: str = "") -> Response:
     """Open a session and send the browser on."""
     token, now = new_token(), datetime.now(UTC)
     expires_at = now + timedelta(hours=node.config.web.session_hours)
     with node.database.transaction() as session:
         accounts.open_session(session, hash_token(token), account.id, new_token(), now, expires_at)
-        accounts.note(session, account.name, "sign in", "", now, address=client_address(request))
+        accounts.note(session, account.name, "sign in", "", now, how, client_address(request))
     answer = RedirectResponse(target, 303)
     answer.set_cookie(
         COOKIE, token, max_age=int(node.config.web.session_hours * 3600), httponly=True, samesite="lax",
         secure=node.config.web.is_secure,
     )  # fmt: skip
     return answer
+
+
+@router.get(OIDC_PATH)
+def go_to_the_hospitals_sign_in(request: Request, node: Node, next: str = "/") -> Response:
+    """Send the browser to the issuer, with a cookie that its way back is known by."""
+    hospital = _hospital(request)
+    if node.throttle.wait_s(new_token(), client_address(request)) > 0:
+        return _form(request, next, "too many sign-ins failed from here; try again in some minutes", 429)
+    try:
+        begun = hospital.begin(_inside(next))
+    except IssuerUnavailable as error:
+        return _unavailable(request, error)
+    answer = RedirectResponse(begun.url, 303)
+    answer.set_cookie(
+        OIDC_COOKIE, begun.cookie, max_age=int(PENDING_S), path=OIDC_PATH, httponly=True, samesite="lax",
+        secure=node.config.web.is_secure,
+    )  # fmt: skip
+    return answer
+
+
+@router.get(f"{OIDC_PATH}/callback")
+def come_back_from_the_hospitals_sign_in(request: Request, node: Node) -> Response:
+    """Let in whom the issuer vouches for."""
+    hospital, address = _hospital(request), client_address(request)
+    if node.throttle.wait_s(new_token(), address) > 0:
+        return _form(request, "/", "too many sign-ins failed from here; try again in some minutes", 429)
+    try:
+        person = hospital.finish(request.cookies.get(OIDC_COOKIE, ""), request.query_params)
+        with node.database.transaction() as session:
+            account = _account_of(session, person, address)
+        answer = let_in(request, node, account, person.target, BY_OIDC)
+    except IssuerUnavailable as error:
+        answer = _unavailable(request, error)
+    except SignInRefused as error:
+        node.throttle.failed(new_token(), address)  # counts for the address: there is no account to guess at
+        log.warning("sign-in refused", address=address, why=error.why)
+        with node.database.transaction() as session:
+            now = datetime.now(UTC)
+            accounts.note(session, error.name, "sign in refused", "", now, f"{BY_OIDC}: {error.why}", address)
+        answer = _form(request, "/", str(error), 403)
+    answer.delete_cookie(OIDC_COOKIE, path=OIDC_PATH)
+    return answer
+
+
+def _account_of(session: Session, person: Person, address: str) -> Account:
+    """The person's account, made where there is none, with the role that the issuer's groups give now."""
+    now = datetime.now(UTC)
+    if accounts.is_shut_out(session, person.subject):
+        raise SignInRefused("your account is disabled; ask an admin of this node", "account disabled", person.name)
+    account = accounts.account_of_subject(session, person.subject)
+    if account is None:
+        account = _make_account(session, person, now)
+        accounts.note(session, account.name, "make account", account.name, now, f"{person.role}, {BY_OIDC}", address)
+    elif account.role is not person.role:
+        try:
+            accounts.change_role(session, account.id, person.role)
+        except AccountRefused as error:  # whose groups no longer say admin is none, and without one nobody could help
+            raise SignInRefused(
+                f"your groups make you {person.role}, but you are the last admin here; make another account an admin",
+                "groups no longer say admin, but this is the last one",
+                account.name,
+            ) from error
+        detail = f"{account.role} to {person.role}, {BY_OIDC}"
+        accounts.note(session, account.name, "change role", account.name, now, detail, address)
+        account = Account(account.id, account.name, person.role)
+    return account
+
+
+def _make_account(session: Session, person: Person, now: datetime) -> Account:
+    """Under the person's name; a number behind it where another has it, who may be somebody else."""
+    for number in count(1):
+        name = person.name if number == 1 else f"{person.name} {number}"
+        if not accounts.has_name(session, name):
+            return accounts.create_account(session, name, person.role, now, subject=person.subject)
+    raise AssertionError  # numbers do not end
+
+
+def _hospital(request: Request) -> OpenIdConnect:
+    hospital: OpenIdConnect | None = request.app.state.oidc
+    if hospital is None:
+        raise HTTPException(404, "no hospital's sign-in is configured: web.oidc")
+    return hospital
+
+
+def _unavailable(request: Request, error: IssuerUnavailable) -> Response:
+    log.error("the hospital's sign-in cannot be used", why=str(error))
+    return _form(
+        request, "/", "the hospital's sign-in does not answer as it should; the log of this node says why", 503
+    )
+
+
+def _form(request: Request, target: str, error: str = "", status_code: int = 200) -> Response:
+    return page(
+        request, "sign_in.html", status_code=status_code, next=_inside(target), error=error,
+        oidc=request.app.state.oidc is not None,
+    )  # fmt: skip
 
 
 @router.post("/sign-out")

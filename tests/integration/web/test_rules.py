@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,15 @@ routing:
       when: {series: SeriesDescription, matches: 'fs'}
       destinations: [people]
 """
+
+
+@pytest.fixture
+def database(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
+    """SQLite alone: what is said to the database here is tested with it on both."""
+    copy = shutil.copyfile(migrated_sqlite, tmp_path / "node.sqlite")
+    opened = Database(f"sqlite:///{copy}")
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture
