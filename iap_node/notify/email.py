@@ -8,11 +8,15 @@ from datetime import UTC
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 
+import structlog
+
 from iap_node.config.notifications import EmailConfig
 from iap_node.notify.message import Message, NotTold
-from iap_node.notify.secret import read_secret
+from iap_node.config.secret import read_secret
 
 SUBJECT_CHARACTERS = 200
+
+log = structlog.get_logger("notify")
 
 
 class EmailChannel:
@@ -29,9 +33,9 @@ class EmailChannel:
         Raises
         ------
         NotTold
-            The server was not there or refused; also when it refused some recipient: the others have it then.
+            The server was not there, or refused; also when it refused all recipients.
         ConfigError
-            The file with the password or the CA cannot be used.
+            The file with the password cannot be used.
         """
         config = self._config
         password = None if config.password_file is None else read_secret(
@@ -46,8 +50,8 @@ class EmailChannel:
             raise NotTold(f"{config.host} refuses user and password (code {error.smtp_code})") from None
         except (smtplib.SMTPException, OSError) as error:
             raise NotTold(f"no e-mail by {config.host}:{config.port}: {_said(error)}") from error
-        if refused:
-            raise NotTold(f"{config.host} refuses {', '.join(sorted(refused))}; check notifications.email.recipients")
+        if refused:  # the others have it: to try again would tell them again
+            log.warning("recipients refused; check notifications.email.recipients", recipients=sorted(refused))
 
     def _connected(self) -> smtplib.SMTP:
         config = self._config

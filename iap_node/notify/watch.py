@@ -70,8 +70,8 @@ class Watch:
             for kind, trouble in troubles.items():
                 last = Told(*told[kind]) if kind in told else Told()
                 event = news(kind, trouble, last, self._config.notifications, now)
-                if event is not None:
-                    self._tell_of(channel, kind, trouble, event, last, now)
+                if event is not None and not self._tell_of(channel, kind, trouble, event, last, now):
+                    break  # it would not take the others either, and each try may last until its timeout
 
     def troubles(self, now: datetime) -> dict[TroubleKind, Trouble | None]:
         """What is wrong, by kind; kinds that cannot be looked at now are left out: they neither begin nor end."""
@@ -102,10 +102,11 @@ class Watch:
 
     def _tell_of(
         self, channel: Channel, kind: TroubleKind, trouble: Trouble | None, event: Event, last: Told, now: datetime
-    ) -> None:
+    ) -> bool:
+        """False: the channel did not take it."""
         with self._database.transaction() as session:
             if not rows.claim(session, channel.name, kind.value, last.at, now + CLAIM, now):
-                return
+                return True
         error = _sent(channel, self._message_of(kind, trouble, event, last, now))
         with self._database.transaction() as session:
             if error is not None:
@@ -116,8 +117,9 @@ class Watch:
                 rows.note_told(session, channel.name, kind.value, amounts, now, begun=begun)
         if error is not None:
             log.warning("not told", channel=channel.name, kind=kind.value, error=str(error))
-        else:
-            log.info("told", channel=channel.name, kind=kind.value, what=event.value)
+            return False
+        log.info("told", channel=channel.name, kind=kind.value, what=event.value)
+        return True
 
     def _message_of(
         self, kind: TroubleKind, trouble: Trouble | None, event: Event, last: Told, now: datetime

@@ -20,7 +20,7 @@ from typing import Any
 from iap_node import __version__
 from iap_node.config.notifications import WebhookConfig
 from iap_node.notify.message import Message, NotTold
-from iap_node.notify.secret import read_secret
+from iap_node.config.secret import read_secret
 
 TIMESTAMP_HEADER = "IAP-Node-Timestamp"
 SIGNATURE_HEADER = "IAP-Node-Signature"
@@ -42,7 +42,7 @@ class WebhookChannel:
         NotTold
             Nobody answered, or not with a status of 2xx.
         ConfigError
-            The file with the secret or the CA cannot be used.
+            The file with the secret cannot be used.
         """
         secret = read_secret(self._config.secret_file, "notifications.webhook.secret_file")
         body, timestamp = as_json(message), str(int(time.time()))

@@ -25,6 +25,7 @@ class MailServer:
     mails: list[EmailMessage] = field(default_factory=list)
     users: list[str] = field(default_factory=list)
     refuses: bool = False
+    unknown: str = ""  # a recipient
     password: str = "a password"
 
 
@@ -56,6 +57,8 @@ def mail_server(certificate: Path, key: Path) -> Iterator[MailServer]:
                         answer = "235 welcome" if password == said.password else f"535 wrong: {password}"
                     case "MAIL" if not secure or said.refuses:
                         answer = "451 not now"
+                    case "RCPT" if said.unknown and said.unknown in rest:
+                        answer = "550 no such person"
                     case "DATA":
                         self.request.sendall(b"354 go on\r\n")
                         lines = iter(stream.readline, b".\r\n")

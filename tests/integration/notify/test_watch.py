@@ -15,13 +15,18 @@ import pytest
 from typer.testing import CliRunner
 
 from iap_node.cli import app
-from iap_node.config import NodeConfig, parse_config
-from iap_node.config.notifications import TroubleKind
+from iap_node.config import NodeConfig, SpoolConfig, parse_config
+from iap_node.config.notifications import EmailConfig, TroubleKind, WebhookConfig
 from iap_node.database import jobs
+from iap_node.database.alarms import AlarmRate
+from iap_node.database.report_figures import Scanner
 from iap_node.errors import ConfigError, NodeError
+from iap_node.notify import conditions
 from iap_node.notify.message import Event, Message, NotTold
 from iap_node.notify.watch import Watch
 from iap_node.records import JobKind, RouteDecision
+from iap_node.scheduler import _table
+from tests.conftest import REPOSITORY
 from tests.integration.database.conftest import judge_unseen
 from tests.integration.listener.conftest import Certificates
 from tests.integration.notify.servers import MailServer, WebServer, mail_server, web_server
@@ -29,6 +34,7 @@ from tests.integration.upkeep.conftest import NOW, Archive, series_uid
 
 HOUR = timedelta(hours=1)
 LATER = NOW + HOUR
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # the others are on PostgreSQL too
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,7 @@ def test_a_series_that_a_rule_holds_is_told_of_when_it_has_waited(make_archive: 
     assert (message.kind, message.series_instance_uids) == ("series_held", (series_uid(1),))
 
 
+@ON_SQLITE
 def test_a_channel_that_fails_is_tried_again_and_the_other_one_is_told_once(
     make_archive: Callable[[], Archive],
 ) -> None:
@@ -194,6 +201,45 @@ def test_what_another_process_is_telling_is_not_told_twice(make_archive: Callabl
     assert told.news() == [("quarantine_grown", Event.BEGUN)] and kept.news() == []
 
 
+@ON_SQLITE
+def test_drift_is_told_by_parameter_and_names_no_scanner(
+    make_archive: Callable[[], Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = [
+        AlarmRate(Scanner("MAKER", "MODEL", serial), keyword, 0.01, 200, n, 0, 0)
+        for serial, keyword, n in (("S1", "EchoTime", 40), ("S2", "EchoTime", 30), ("S2", "FlipAngle", 2))
+    ]
+    monkeypatch.setattr(conditions, "alarm_rates", lambda *_, **__: rates)  # tests/integration/database has the rest
+    kept = Kept()
+    Watch(NodeConfig(), make_archive().database, lambda _: Room(), [kept]).look(LATER)
+    (message,) = kept.messages
+    assert message.amounts == {"EchoTime": 2}
+    assert not any(word in str(message) for word in ("MAKER", "MODEL", "S1", "S2", "FlipAngle"))
+
+
+@ON_SQLITE
+def test_the_scheduler_looks_where_somebody_is_to_be_told(
+    make_archive: Callable[[], Archive], outside: Outside
+) -> None:
+    archive = make_archive()
+    archive.refuse()
+    (outside.folder / "var" / "spool").mkdir(parents=True)
+    config = outside.config(kinds=["disk_low"], disk_full_in_days=0.5)
+    config = config.model_copy(update={"spool": SpoolConfig(disk_reserve_mb=10**12)})
+    (entry,) = [entry for entry in _table(config, archive.database) if entry.name == "notifications"]
+    entry.run()
+    assert [json.loads(body)["kind"] for _, body in outside.web.posts] == ["disk_low"]
+    assert "notifications" not in [entry.name for entry in _table(NodeConfig(), archive.database)]
+
+
+def test_config_yaml_shows_every_key_of_the_channels() -> None:
+    text = (REPOSITORY / "config.yaml").read_text().partition("\nnotifications:")[2].partition("\n  kinds:")[0]
+    email, webhook = text.split("\n  webhook:")
+    assert [key for key in EmailConfig.model_fields if f"#  {key}:" not in email] == []
+    assert [key for key in WebhookConfig.model_fields if f"#  {key}:" not in webhook] == []
+
+
+@ON_SQLITE
 def test_a_disk_that_cannot_be_asked_is_neither_full_nor_well_and_stops_nothing(
     make_archive: Callable[[], Archive],
 ) -> None:
@@ -223,6 +269,12 @@ def test_servers_that_refuse_are_named_and_no_password_is(outside: Outside) -> N
     outside.mail.password = "another"
     assert "refuses user and password" in str(answers(outside, None)["email"])
     assert "another" not in str(answers(outside, None)["email"])
+
+
+def test_a_recipient_that_is_refused_costs_the_others_neither_the_mail_nor_their_patience(outside: Outside) -> None:
+    outside.mail.unknown = "physics@hospital.example"
+    assert answers(outside, None)["email"] is None
+    assert len(outside.mail.mails) == 1
 
 
 def test_a_server_whose_certificate_nobody_knows_gets_no_password(outside: Outside) -> None:
