@@ -2,7 +2,7 @@
 
 Configuration enters here, once, at the start of a command; every room is handed its own section. Unknown keys are
 errors that name the key and the nearest right one. Defaults stand in the fields; `config.yaml` documents each (a
-test compares the two). `routing` is long enough for a module of its own.
+test compares the two). Sections that are long have modules of their own: `routing`, `destinations`, and others.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from iap_node.config.crontab import crontab
+from iap_node.config.destinations import KIND_PROBLEM, KINDS, AnyDestination, section_of_kind
+from iap_node.config.destinations import DestinationConfig as DestinationConfig
 from iap_node.config.notifications import NotificationsConfig
 from iap_node.config.routing import TERM_KEYS, TERM_PROBLEM, RoutingConfig, section_of_tag
 from iap_node.config.section import Section, did_you_mean, keys_of
+from iap_node.config.tls import TlsConfig as TlsConfig
 from iap_node.config.web import WebConfig
 from iap_node.dicom.protocol import keywords_with_tolerance
 from iap_node.errors import ConfigError
@@ -41,27 +44,6 @@ class SpoolConfig(Section):
     durability: Literal["strict", "relaxed"] = "strict"
     prepared_mb: int = Field(512, ge=0)
     disk_reserve_mb: int = Field(1024, ge=0)
-
-
-class TlsConfig(Section):
-    """DICOM TLS (PS3.15 Annex B): certificate and key of this node, CA of the peers."""
-
-    certificate: Path | None = None
-    private_key: Path | None = None
-    peer_ca: Path | None = None  # set: the peer must show a certificate signed by it
-
-    @model_validator(mode="after")
-    def _certificate_and_key_go_together(self) -> TlsConfig:
-        if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("name both certificate and private_key, or neither")
-        if self.peer_ca is not None and self.certificate is None:
-            raise ValueError("peer_ca needs certificate and private_key too")
-        return self
-
-    @property
-    def enabled(self) -> bool:
-        """Whether associations are to use TLS."""
-        return self.certificate is not None
 
 
 class ListenerConfig(Section):
@@ -235,19 +217,6 @@ class AuditConfig(Section):
     reports: ReportsConfig = ReportsConfig()
 
 
-class DestinationConfig(Section):
-    """A C-STORE SCP that takes series."""
-
-    kind: Literal["dicom"] = "dicom"
-    ae_title: str = Field(min_length=1, max_length=16)
-    host: str
-    port: int = Field(ge=1, le=65535)
-    calling_ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
-    timeout_s: float = Field(60.0, gt=0)
-    send: Literal["original", "corrected"] = "original"
-    tls: TlsConfig = TlsConfig()
-
-
 class RetentionConfig(Section):
     """Which bytes leave the spool, and when. By default none do."""
 
@@ -289,7 +258,7 @@ class NodeConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     audit: AuditConfig = AuditConfig()
     routing: RoutingConfig = RoutingConfig()
-    destinations: dict[str, DestinationConfig] = Field(default_factory=dict)
+    destinations: dict[str, AnyDestination] = Field(default_factory=dict)
     retention: RetentionConfig = RetentionConfig()
     web: WebConfig = WebConfig()
     notifications: NotificationsConfig = NotificationsConfig()
@@ -389,7 +358,7 @@ def _causes(problems: Sequence[Any]) -> list[Any]:
 
 
 def _explain(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"] if section_of_tag(part) is None)
+    location = ".".join(str(part) for part in problem["loc"] if _section_of(part) is None)
     if problem["type"] == "extra_forbidden":
         return f"{location}: unknown key{did_you_mean(str(problem['loc'][-1]), _keys_beside(problem['loc']))}"
     message = str(problem["msg"]).removeprefix("Value error, ")
@@ -399,7 +368,14 @@ def _explain(problem: Any) -> str:
         for key in problem["input"]:
             if did_you_mean(str(key), TERM_KEYS):
                 return f"{location}.{key}: unknown key{did_you_mean(str(key), TERM_KEYS)}"
+    if problem["type"] == KIND_PROBLEM and isinstance(problem["input"], dict):
+        return f"{location}.kind: {message}{did_you_mean(str(problem['input'].get('kind')), KINDS)}"
     return f"{location}: {message}" if location else message
+
+
+def _section_of(part: object) -> type[Section] | None:
+    """The section that a part of an error's location stands for where several are possible."""
+    return section_of_tag(part) or section_of_kind(part)
 
 
 def _keys_beside(location: tuple[Any, ...]) -> list[str]:
@@ -407,8 +383,8 @@ def _keys_beside(location: tuple[Any, ...]) -> list[str]:
     model: Any = NodeConfig
     for part in location[:-1]:
         field = _field(model, part)
-        if section_of_tag(part) is not None:
-            model = section_of_tag(part)
+        if _section_of(part) is not None:
+            model = _section_of(part)
         elif field is not None:  # else a name in a mapping, or an index in a list: the value's model stays
             model = _section_in(field.annotation)
     return keys_of(model) if isinstance(model, type) and issubclass(model, Section) else []

@@ -1,0 +1,205 @@
+"""The configuration's `destinations` section: where series can go, one class per kind.
+
+`kind` says which; without it a destination is a DICOM one, as all were once. What each kind does stands in
+`iap_node.routing.destinations`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from iap_node.config.notifications import is_this_machine
+from iap_node.config.section import Section, did_you_mean
+from iap_node.config.tls import TlsConfig
+
+DICOM_KIND = "dicom"
+KIND_PROBLEM = "destination_kind"
+Copy = Literal["original", "corrected"]
+
+# What a template of file names may hold, by DICOM keyword: no free text, where names are found, and no dates.
+TEMPLATE_FIELDS = (
+    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality", "SeriesNumber",
+    "InstanceNumber", "BodyPartExamined", "Manufacturer",
+)  # fmt: skip
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_LITERAL = re.compile(r"[A-Za-z0-9._=+ -]*")
+
+
+class DestinationConfig(Section):
+    """A C-STORE SCP that takes series."""
+
+    kind: Literal["dicom"] = "dicom"
+    ae_title: str = Field(min_length=1, max_length=16)
+    host: str
+    port: int = Field(ge=1, le=65535)
+    calling_ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
+    timeout_s: float = Field(60.0, gt=0)
+    send: Copy = "original"
+    tls: TlsConfig = TlsConfig()
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        return f"{self.ae_title} at {self.host}:{self.port}{', TLS' if self.tls.enabled else ''}"
+
+
+class FolderConfig(Section):
+    """A folder that other programs watch, on a disk of this machine or a mounted one."""
+
+    kind: Literal["folder"]
+    path: Path
+    template: str = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
+    send: Copy = "original"
+
+    @field_validator("template")
+    @classmethod
+    def _stays_below(cls, value: str) -> str:
+        return checked_template(value)
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        return f"folder {self.path}"
+
+
+class VerdictConfig(Section):
+    """An address to which the verdict of a series is posted as JSON; no instances go there."""
+
+    kind: Literal["webhook"]
+    url: str
+    secret_file: Path
+    ca: Path | None = None  # None: the system's
+    timeout_s: float = Field(60.0, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _https(cls, value: str) -> str:
+        return checked_url(value)
+
+    @property
+    def send(self) -> str:
+        """What goes there."""
+        return "verdict"
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        return _shown(self.url)
+
+
+class DicomwebConfig(Section):
+    """A DICOMweb server that takes series by STOW-RS (PS3.18 section 10.5)."""
+
+    kind: Literal["dicomweb"]
+    url: str
+    token_file: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+    ca: Path | None = None  # None: the system's
+    timeout_s: float = Field(60.0, gt=0)
+    instances_per_request: int = Field(50, ge=1)
+    send: Copy = "original"
+
+    @field_validator("url")
+    @classmethod
+    def _https(cls, value: str) -> str:
+        return checked_url(value)
+
+    @model_validator(mode="after")
+    def _certificate_and_key_go_together(self) -> DicomwebConfig:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("name both certificate and private_key, or neither")
+        return self
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        return _shown(self.url)
+
+
+KINDS: Mapping[str, type[Section]] = {
+    DICOM_KIND: DestinationConfig,
+    "folder": FolderConfig,
+    "webhook": VerdictConfig,
+    "dicomweb": DicomwebConfig,
+}
+
+
+def _tag(kind: str) -> str:
+    return f"({kind})"  # `load_config` leaves such parts out of what it shows as the place of an error
+
+
+def section_of_kind(part: object) -> type[Section] | None:
+    """The section that a part of an error's location stands for; None: it is a key, a name or a number."""
+    return next((section for kind, section in KINDS.items() if _tag(kind) == part), None)
+
+
+def _kind(value: object) -> str | None:
+    kind = value.get("kind", DICOM_KIND) if isinstance(value, dict) else getattr(value, "kind", None)
+    return _tag(kind) if isinstance(kind, str) and kind in KINDS else None
+
+
+AnyDestination = Annotated[
+    Annotated[DestinationConfig, Tag("(dicom)")]
+    | Annotated[FolderConfig, Tag("(folder)")]
+    | Annotated[VerdictConfig, Tag("(webhook)")]
+    | Annotated[DicomwebConfig, Tag("(dicomweb)")],
+    Discriminator(
+        _kind,
+        custom_error_type=KIND_PROBLEM,
+        custom_error_message=f"kind is none of {', '.join(KINDS)}",
+    ),
+]
+
+
+def checked_template(template: str) -> str:
+    """A template of file names that cannot lead out of its folder, whatever the instances say.
+
+    Raises
+    ------
+    ValueError
+        It is absolute, has an empty or hidden part, an unknown field, or does not tell instances apart.
+    """
+    fields = _FIELD.findall(template)
+    for field in fields:
+        if field not in TEMPLATE_FIELDS:
+            raise ValueError(f"{{{field}}} is no field of a template{did_you_mean(field, TEMPLATE_FIELDS)}")
+    if "SOPInstanceUID" not in fields:
+        raise ValueError("a template needs {SOPInstanceUID}: two instances must not get one name")
+    for part in template.split("/"):
+        literal = _FIELD.sub("", part)
+        if not part or part.startswith(".") or _LITERAL.fullmatch(literal) is None:
+            raise ValueError(
+                f"{part!r} is no part of a template: letters, digits, '._=+ -' and {{fields}}, no dot at its begin"
+            )
+    if "SOPInstanceUID" not in _FIELD.findall(template.rsplit("/", 1)[-1]):
+        raise ValueError("{SOPInstanceUID} belongs into the template's last part, the file's name")
+    return template
+
+
+def checked_url(url: str) -> str:
+    """An address that may be told what a series is: by TLS, or on this machine, and without a password in it.
+
+    Raises
+    ------
+    ValueError
+    """
+    parts = urlsplit(url)
+    if not parts.hostname or (
+        parts.scheme != "https" and not (parts.scheme == "http" and is_this_machine(parts.hostname))
+    ):
+        raise ValueError("a destination's URL begins with https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("no user and no password in a URL: they would stand in logs")
+    return url
+
+
+def _shown(url: str) -> str:
+    """Without the query, where some put their secrets."""
+    return urlsplit(url)._replace(query="", fragment="").geturl()
