@@ -115,7 +115,7 @@ def decide_all(
         raise IllegalDecision("a dismissal needs a reason")
     n = actions.count(node, which)
     if expected != n:  # not asked yet, or others came or went since
-        changed = "" if expected is None else f"it were {expected} findings, now it are {n}: "
+        changed = "" if expected is None else f"there were {expected}, now there are {n}: "
         return page(
             request, "_decide_all.html", physicist, asked=asked, state=state, reason=reason.strip(), n=n,
             changed=changed,

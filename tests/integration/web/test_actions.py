@@ -291,7 +291,7 @@ def test_all_that_a_filter_shows_is_decided_after_the_number_was_confirmed(
     asked = ada.post("/findings/decide-all", form).text
     assert "Dismiss 3 findings?" in asked and n_findings(web_node, FindingState.DISMISSED) == 0
     assert ada.post("/findings/decide-all", form | {"reason": ""}).status_code == 422
-    assert "now it are 3" in ada.post("/findings/decide-all", form | {"expected": "2"}).text
+    assert "there were 2, now there are 3" in ada.post("/findings/decide-all", form | {"expected": "2"}).text
     assert n_findings(web_node, FindingState.DISMISSED) == 0
     assert "3 dismissed" in ada.post("/findings/decide-all", form | {"expected": "3"}).text
     assert (n_findings(web_node, FindingState.DISMISSED), n_findings(web_node, FindingState.OPEN)) == (3, 3)
