@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, exists, func, literal, select, tuple_, union_all
 from sqlalchemy.orm import Session
 
+from iap_node.database.columns import storable
 from iap_node.database.payloads import from_payload
 from iap_node.database.tables import (
     FindingEventRow,
@@ -222,8 +223,8 @@ def admitted(findings: Any, which: FindingFilter) -> list[ColumnElement[bool]]:
         (findings.severity, which.severities),
         (findings.kind, which.kinds),
         (findings.raised_by, which.witnesses),
-        (findings.check_name, which.checks),
-        (findings.element, which.elements),
+        (findings.check_name, tuple(map(storable, which.checks))),
+        (findings.element, tuple(map(storable, which.elements))),
     )
     conditions = [column == values[0] if len(values) == 1 else column.in_(values) for column, values in lists if values]
     if which.scanner is not None:

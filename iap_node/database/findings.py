@@ -367,7 +367,7 @@ def decide_all(
         raise IllegalDecision("nobody but the audit decides that a finding is gone")
     if state is FindingState.DISMISSED and not reason.strip():
         raise IllegalDecision("a dismissal needs a reason")
-    if value == "":
+    if isinstance(value, str) and not storable(value).strip():
         raise IllegalDecision("an empty value cannot be accepted; say that the right value is not known instead")
     takes_suggestion = state is FindingState.ACCEPTED and value is AcceptedValue.SUGGESTED
     changes: dict[str, Any] = {}

@@ -242,6 +242,16 @@ def test_accepting_takes_the_suggested_value_or_one_that_is_given_or_explicitly_
         decide(database, flip.id, ACCEPTED, "", "")
 
 
+@pytest.mark.parametrize("value", ["", " ", "\0", "\0 \0"])
+def test_a_value_of_which_nothing_would_be_written_is_not_accepted(
+    database: Database, record: Record, value: str
+) -> None:
+    record(found())
+    with pytest.raises(IllegalDecision, match="empty value"):
+        decide(database, 1, ACCEPTED, "", value)
+    assert only(database).state is OPEN
+
+
 def test_only_legal_transitions_are_made(database: Database, record: Record) -> None:
     record(found())
     number = only(database).id
@@ -393,6 +403,11 @@ def test_filters_admit_what_they_say_and_scanners_are_named_by_what_headers_say(
         for nothing in ("Skyra", "GE//7", "", "//"):
             with pytest.raises(UnknownScanner, match="no series here"):
                 findings.named_scanner(session, nothing)
+
+
+@pytest.mark.parametrize("asked", [{"checks": ("a\0",)}, {"elements": ("a\0", "\ud800")}])
+def test_names_that_no_database_keeps_find_nothing(database: Database, asked: dict[str, tuple[str, ...]]) -> None:
+    assert listed(database, FindingFilter(**asked)) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("many")
