@@ -66,6 +66,8 @@ def back_up(
 ) -> Manifest:
     """Make a backup, or bring the one that is there up to date; one that was cut off goes on.
 
+    The backup that is there stays whole until the new one is.
+
     Raises
     ------
     PermanentError
@@ -78,16 +80,15 @@ def back_up(
     with disk_errors_are_retriable(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        (folder / UNFINISHED).touch()
-        (folder / MANIFEST).unlink(missing_ok=True)
+        if not (folder / MANIFEST).exists():
+            (folder / UNFINISHED).touch()
         name = file_name(database)
-        (folder / name).unlink(missing_ok=True)
-        rows = dump(database, folder / name)
-        write_privately(folder / KEY, config.patient_key_path.read_bytes())
-        write_privately(folder / CONFIG, config_path.read_bytes())
+        partial = folder / f"{name}.part"
+        partial.unlink(missing_ok=True)
+        rows = dump(database, partial)
         copied = None
         if with_spool:
-            with rows_of(database, folder / name) as source:
+            with rows_of(database, partial) as source:
                 copied = copy_spool(
                     Spool(config.spool_dir),
                     Spool(folder / SPOOL),
@@ -96,8 +97,13 @@ def back_up(
                     progress,
                     still=lambda row: _still(database, row),
                 )
-        for kept in (name, KEY, CONFIG):
-            (folder / kept).chmod(0o600)
+        # until here the backup that was there is whole; now it becomes the new one
+        (folder / UNFINISHED).touch()
+        (folder / MANIFEST).unlink(missing_ok=True)
+        partial.chmod(0o600)
+        partial.rename(folder / name)
+        write_privately(folder / KEY, config.patient_key_path.read_bytes())
+        write_privately(folder / CONFIG, config_path.read_bytes())
         manifest = Manifest(
             format=FORMAT,
             node_version=__version__,

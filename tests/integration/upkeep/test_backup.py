@@ -125,8 +125,16 @@ class TestOfFiles:
             read_manifest(target)
         spool = take(archive, data).spool
         assert spool is not None and (spool["instances"], spool["copied"]) == (8, 5)
-        again = take(archive, data).spool
-        assert again is not None and (again["instances"], again["copied"]) == (8, 0)
+        again = take(archive, data)
+        assert again.spool is not None and (again.spool["instances"], again.spool["copied"]) == (8, 0)
+        archive.receive(1, 9)
+        archive.intake.flush(30)
+        with pytest.raises(KeyboardInterrupt):
+            back_up(
+                config, data / "config.yaml", archive.database, target, NOW, with_spool=True, progress=cut_off
+            )
+        assert read_manifest(target) == again  # whole as before
+        bring_back(data)[0].dispose()
 
     def test_damaged_and_missing_bytes_are_named_and_not_copied(
         self, make_archive: Callable[[], Archive], data: Path
