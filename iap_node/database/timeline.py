@@ -17,6 +17,7 @@ from iap_node.database.corrections import list_corrections
 from iap_node.database.routes import route_changes
 from iap_node.database.tables import (
     AuditTrailRow,
+    ConflictRow,
     DeliveryRow,
     FindingEventRow,
     FindingRow,
@@ -83,6 +84,15 @@ def _arrival(session: Session, series_id: int) -> Iterator[TimelineEvent]:
         yield TimelineEvent(first, Happening.RECEIVED, f"first of {n} instances{late}")
         if last != first:
             yield TimelineEvent(last, Happening.RECEIVED, f"last of {n} instances{late}")
+    aside = (
+        select(func.max(ConflictRow.received_at), func.count())
+        .join(InstanceRow, InstanceRow.id == ConflictRow.instance_id)
+        .where(InstanceRow.series_id == series_id)
+    )
+    for last, n in session.execute(aside):
+        if last is not None:
+            what = f"last of {n} that came again with other bytes; kept aside, never used"
+            yield TimelineEvent(last, Happening.RECEIVED, what)
     completed_at = session.scalar(select(SeriesRow.completed_at).where(SeriesRow.id == series_id))
     if completed_at is not None:
         yield TimelineEvent(completed_at, Happening.COMPLETED, "complete")

@@ -56,10 +56,19 @@ def decide(
 
 
 def deciding(which: FindingFilter, state: FindingState) -> FindingFilter:
-    """The findings of a filter that can become `state`; those of its states, where it names any."""
-    taken = _TAKEN_FROM.get(state, ())
-    states = tuple(one for one in which.states if one is not state) if which.states else taken
-    return replace(which, states=states or taken)
+    """The findings of a filter that may become `state`: of any state where it names none, only undecided ones.
+
+    Raises
+    ------
+    IllegalDecision
+        Whatever the filter shows is that already, or gone.
+    """
+    if not which.states:
+        return replace(which, states=_TAKEN_FROM.get(state, ()))
+    states = tuple(one for one in which.states if one not in (state, FindingState.GONE))
+    if not states:
+        raise IllegalDecision(f"what the filter shows is {' or '.join(which.states)}, and cannot become {state.value}")
+    return replace(which, states=states)
 
 
 def count(node: WebNode, which: FindingFilter) -> int:

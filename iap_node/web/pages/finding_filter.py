@@ -75,7 +75,7 @@ def _from_query(
 
 
 def _from_form(
-    of_state: StateField = FindingState.OPEN.value,
+    of_state: StateField = "",  # an empty field counts as none: it must not become "open"
     of_severity: StateField = "",
     of_witness: StateField = "",
     of_check: TextField = "",

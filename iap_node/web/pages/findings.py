@@ -118,7 +118,7 @@ def decide_all(
         changed = "" if expected is None else f"there were {expected}, now there are {n}: "
         return page(
             request, "_decide_all.html", physicist, asked=asked, state=state, reason=reason.strip(), n=n,
-            changed=changed,
+            changed=changed, taken=" or ".join(which.states),
         )  # fmt: skip
     done = actions.decide(node, physicist, which, state, reason.strip(), told=asked.text)
     return _shown(request, node, physicist, asked, None, _told(done, state))

@@ -299,6 +299,9 @@ def test_all_that_a_filter_shows_is_decided_after_the_number_was_confirmed(
     again = {"of_state": "", "state": "open", "expected": "3"}
     assert "3 open" in ada.post("/findings/decide-all", again).text
     assert n_findings(web_node, FindingState.OPEN) == 6
+    never_shown = {"of_state": "accepted", "state": "accepted", "expected": "6"}
+    assert ada.post("/findings/decide-all", never_shown).status_code == 422
+    assert n_findings(web_node, FindingState.OPEN) == 6
     viewer = signed_in(Role.VIEWER)
     assert viewer.post("/findings/decide-all", form | {"expected": "3"}).status_code == 403
 
