@@ -149,9 +149,7 @@ def save_rules_text(path: Path, version: str, whole: str) -> None:
         try:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != version:
-                raise RulesChanged(
-                    f"{path.name} was changed since this page was loaded: copy your text, load it again"
-                )
+                raise RulesChanged(f"{path.name} was changed since this page was loaded: copy your text, load it again")
             found = path.stat()
             _replace(path.with_name(f"{path.name}.before"), content, found)
             _replace(path, whole.encode("utf-8"), found)

@@ -22,8 +22,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote, urlencode, urlsplit
 
+from iap_node.config.secret import read_secret
 from iap_node.config.web import OidcConfig
-from iap_node.errors import NodeError
+from iap_node.errors import ConfigError, NodeError
 from iap_node.records import Role
 from iap_node.web.secrets import hash_token, new_token
 
@@ -218,9 +219,9 @@ class OpenIdConnect:
             "code_verifier": verifier,
         }
         try:
-            secret = self._config.client_secret_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise IssuerUnavailable("web.oidc.client_secret_file cannot be read") from error
+            secret = read_secret(self._config.client_secret_file, "web.oidc.client_secret_file")
+        except ConfigError as error:
+            raise IssuerUnavailable(str(error)) from error
         headers = {}
         if issuer.posts_secret:
             form |= {"client_id": self._config.client_id, "client_secret": secret}

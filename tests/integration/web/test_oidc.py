@@ -129,6 +129,7 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def oidc_config(issuer: Issuer, tmp_path: Path) -> OidcConfig:
     (tmp_path / "secret").write_text(SECRET + "\n")
+    (tmp_path / "secret").chmod(0o600)
     return OidcConfig(
         issuer=issuer.url, client_id=CLIENT_ID, client_secret_file=tmp_path / "secret",
         roles={"mr-physics": Role.PHYSICIST, "pacs-admins": Role.ADMIN, "pacs": Role.OPERATOR},
@@ -393,6 +394,9 @@ def test_a_wrong_secret_or_none_is_said_in_the_log_only(
     with pytest.raises(SignInRefused) as refused:
         relying_party.finish(*back_from(issuer, relying_party))
     assert refused.value.why == "token: invalid_client"
+    oidc_config.client_secret_file.chmod(0o644)
+    with pytest.raises(IssuerUnavailable, match="everybody can read"):
+        relying_party.finish(*back_from(issuer, relying_party))
     oidc_config.client_secret_file.unlink()
-    with pytest.raises(IssuerUnavailable, match="client_secret_file"):
+    with pytest.raises(IssuerUnavailable, match="client_secret_file: cannot read"):
         relying_party.finish(*back_from(issuer, relying_party))
