@@ -20,6 +20,7 @@ from iap_node.dicom.pixels import SliceStack
 from iap_node.errors import UnreadableInstance, UnreadablePixels
 from iap_node.web.identity import Viewer
 from iap_node.web.node import Node, WebNode
+from iap_node.web.pages.series import SeriesId
 
 _MOST_STACKS = 8  # headers of so many series in memory
 _LARGEST_SIDE = 1024  # pixels; larger slices are shown smaller
@@ -30,7 +31,7 @@ _stacks: OrderedDict[tuple[str, int, int], SliceStack] = OrderedDict()
 
 
 @router.get("/series/{series_id}/slices")
-def count(node: Node, _: Viewer, series_id: int) -> dict[str, object]:
+def count(node: Node, _: Viewer, series_id: SeriesId) -> dict[str, object]:
     """How many slices there are, and what could not be read."""
     stack = _stack(node, series_id)
     return {"slices": len(stack), "problems": [reason for _, reason in stack.problems]}
@@ -40,7 +41,7 @@ def count(node: Node, _: Viewer, series_id: int) -> dict[str, object]:
 def image(
     node: Node,
     _: Viewer,
-    series_id: int,
+    series_id: SeriesId,
     place: int,
     centre: float | None = None,
     width: Annotated[float | None, Query(gt=0)] = None,

@@ -214,7 +214,8 @@ def test_a_held_series_tells_why_and_is_released_by_an_operator_only(signed_in: 
     assert operator.post(f"/series/{number}/reroute", {"destination": ["nowhere"]}).status_code == 422
     assert operator.post(f"/series/{number}/reroute").status_code == 422
     assert ("Otto", "release series", str(number)) in trail(web_node)
-    assert viewer.get(f"/series/{10**30}").status_code == 422 and viewer.get("/series/999").status_code == 404
+    assert {viewer.get(f"/series/{10**30}{part}").status_code for part in ("", "/slices", "/slices/0.png")} == {422}
+    assert viewer.get("/series/999").status_code == 404
 
 
 # ---------------------------------------------------------------- corrections
@@ -230,7 +231,7 @@ def test_accepted_values_are_seen_then_written_and_sent(
     """Nothing before it was shown; not what the person did not see; and it is told who did it."""
     intake = Intake(web_node.spool, web_node.database, b"k" * 32)
     for place in (1, 2):
-        original = write(place)
+        original = write(place, SeriesDescription="<script>alert(1)</script>")
         data = original.file.read_bytes()
         uids = (original.sop_class_uid, original.sop_instance_uid, original.transfer_syntax_uid)
         intake.file(data[144 + int.from_bytes(data[140:144], "little") :], Request(*uids, "SCANNER", "127.0.0.1"))
@@ -253,7 +254,8 @@ def test_accepted_values_are_seen_then_written_and_sent(
     ada.post("/findings/decide", {"state": "accepted", "finding": [one.id], "value": "2500", "single": "true"})
     text = ada.get(path).text
     assert "(0018,0080)" in text and "<strong>2500</strong>" in text and f"finding {one.id} (a-check)" in text
-    assert "<td>Ada</td>" in text and "Send to research" in text and "Send to clinic" not in text
+    assert "<script>alert" not in text and "&lt;script&gt;" in text
+    assert ">Ada</td>" in text and "Send to research" in text and "Send to clinic" not in text
     (seen,) = set(re.findall(r'name="seen" value="([0-9a-f]+)"', text))
     assert ada.post(f"{path}/write", {"seen": "0" * 32}).status_code == 422
     assert not (web_node.config.data_dir / "corrected").exists()
