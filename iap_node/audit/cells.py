@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
-# What a spreadsheet takes for a formula (OWASP, CSV Injection), unless it is a plain number.
-_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+# What a spreadsheet takes for a formula (OWASP, CSV Injection), unless it is a plain number. Where the comma is the
+# decimal sign, spreadsheets take the semicolon for the separator, within the quotes of others too.
+_BEGINS = r"[=+\-@\uff1d\uff0b\uff0d\uff20]"
+_FORMULA = re.compile(rf"\s*{_BEGINS}|[\t\r\n]")
+_FORMULA_IN_ANOTHER_CELL = re.compile(rf'(;[\s"]*)(?={_BEGINS})')
 _NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 
@@ -16,6 +19,7 @@ def harmless_cell(value: object) -> str:
     text = str(value)
     if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         text = f"'{text}"
+    text = _FORMULA_IN_ANOTHER_CELL.sub(r"\1'", text)
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
