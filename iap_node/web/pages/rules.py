@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,9 +44,20 @@ def rules_in_force(node: WebNode) -> RoutingConfig:
     if node.config_path is None:
         return node.config.routing
     try:
-        return load_config(node.config_path).routing
-    except ConfigError:
+        found = node.config_path.stat()
+    except OSError:
         return node.config.routing
+    in_file = _routing_of(node.config_path, (found.st_mtime_ns, found.st_size, found.st_ino))
+    return node.config.routing if in_file is None else in_file
+
+
+@lru_cache(maxsize=1)
+def _routing_of(path: Path, _: tuple[int, int, int]) -> RoutingConfig | None:
+    """The rules of one state of the file; None: it is not valid. Reading YAML is most of the time of a page."""
+    try:
+        return load_config(path).routing
+    except ConfigError:
+        return None
 
 
 def editor(node: WebNode) -> dict[str, Any]:
