@@ -2,10 +2,10 @@
 
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
 (import, status, series, show), `routing` (routes, why, held, release, reroute, replay, coverage), `findings` (with
-`decisions`), `queue` (jobs, retry), `quarantine` (list, show, retry, delete), `upkeep` (retention, fsck), `audit`
-(files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected copies), `protocols` (the habits
-of scanners), `alarms` (how often the pixels doubt headers), `notify` (who is told what is wrong), `backup`
-(and restore).
+`decisions`), `queue` (jobs, retry), `echo` (of destinations), `quarantine` (list, show, retry, delete), `upkeep`
+(retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected copies),
+`protocols` (the habits of scanners), `alarms` (how often the pixels doubt headers), `notify` (who is told what is
+wrong), `backup` (and restore).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -23,6 +23,7 @@ from iap_node.cli import (
     audit,
     backup,
     correct,
+    echo,
     export,
     findings,
     notify,
@@ -71,6 +72,7 @@ report.add_to(app)
 export.add_to(app)
 pull.add_to(app)
 queue.add_to(app)
+echo.add_to(app)
 quarantine.add_to(app)
 upkeep.add_to(app)
 accounts.add_to(app)

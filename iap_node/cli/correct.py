@@ -155,7 +155,7 @@ def _send(config: NodeConfig, database: Database, correction: SeriesCorrection, 
     if wanted is None:
         raise PermanentError(f"there is no destination {destination!r} in the configuration")
     if wanted.send != "corrected":
-        raise PermanentError(f"destination {destination} takes originals; write `send: corrected` into its section")
+        raise PermanentError(f"{destination} takes {wanted.send}s; write `send: corrected` into its section")
     with database.transaction() as session:
         deliver_again(session, correction.series, destination, datetime.now(UTC))
     typer.echo(f"the copy is in the queue for {destination}; `iap-node jobs` shows it", err=True)

@@ -41,6 +41,7 @@ class DestinationConfig(Section):
     calling_ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
     timeout_s: float = Field(60.0, gt=0)
     send: Copy = "original"
+    results: bool = False  # an SR document of what was found out goes there too, after the instances
     tls: TlsConfig = TlsConfig()
 
     @property
@@ -56,6 +57,7 @@ class FolderConfig(Section):
     path: Path
     template: str = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
     send: Copy = "original"
+    results: bool = False  # an SR document of what was found out goes there too, after the instances
 
     @field_validator("template")
     @classmethod
@@ -88,6 +90,11 @@ class VerdictConfig(Section):
         return "verdict"
 
     @property
+    def results(self) -> bool:
+        """No document goes there: the verdict tells the same."""
+        return False
+
+    @property
     def address(self) -> str:
         """Where it is, for people."""
         return _shown(self.url)
@@ -105,6 +112,7 @@ class DicomwebConfig(Section):
     timeout_s: float = Field(60.0, gt=0)
     instances_per_request: int = Field(50, ge=1)
     send: Copy = "original"
+    results: bool = False  # an SR document of what was found out goes there too, after the instances
 
     @field_validator("url")
     @classmethod

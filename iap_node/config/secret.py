@@ -5,11 +5,15 @@ Read anew for each use, so that a changed one counts at once. Called by notifica
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from pathlib import Path
 
 from iap_node.errors import ConfigError
 
 LONGEST_SECRET = 4096
+TIMESTAMP_HEADER = "IAP-Node-Timestamp"  # seconds since the epoch
+SIGNATURE_HEADER = "IAP-Node-Signature"
 
 
 def read_secret(path: Path, key: str) -> str:
@@ -31,3 +35,8 @@ def read_secret(path: Path, key: str) -> str:
     if not secret:
         raise ConfigError(f"{key}: {path} is empty")
     return secret
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """HMAC-SHA256 (RFC 2104) of a body sent at a time, in hexadecimal digits."""
+    return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()

@@ -267,9 +267,9 @@ def save_delivery(
     first = next((refused[key] for key in left if key in refused), None)
     error = f"{job.destination} has not accepted {len(left)} instances of series {job.series_instance_uid}"
     if first is not None:
-        status = "no answer" if first.status is None else f"status {first.status:04X}H"
+        status = "" if first.status is None else f"status {first.status:04X}H"
         uid = left[first.instance_id].sop_instance_uid
-        error += f"; first {uid}: {status}" + (f", {first.comment}" if first.comment else "")
+        error += f"; first {uid}: {', '.join(filter(None, (status, first.comment))) or 'no answer'}"
     return fail(session, job, error, permanent, config, now, rng)
 
 

@@ -11,8 +11,8 @@ from email.utils import format_datetime, make_msgid
 import structlog
 
 from iap_node.config.notifications import EmailConfig
-from iap_node.notify.message import Message, NotTold
 from iap_node.config.secret import read_secret
+from iap_node.notify.message import Message, NotTold
 
 SUBJECT_CHARACTERS = 200
 

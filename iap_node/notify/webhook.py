@@ -7,8 +7,6 @@ the epoch), a full stop, and the body, keyed with the secret.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import http.client
 import json
 import ssl
@@ -19,11 +17,8 @@ from typing import Any
 
 from iap_node import __version__
 from iap_node.config.notifications import WebhookConfig
+from iap_node.config.secret import SIGNATURE_HEADER, TIMESTAMP_HEADER, read_secret, signature
 from iap_node.notify.message import Message, NotTold
-from iap_node.config.secret import read_secret
-
-TIMESTAMP_HEADER = "IAP-Node-Timestamp"
-SIGNATURE_HEADER = "IAP-Node-Signature"
 
 
 class WebhookChannel:
@@ -89,8 +84,3 @@ def as_json(message: Message) -> bytes:
         "console_url": message.console_url,
     }
     return json.dumps(content).encode()
-
-
-def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """Of a body sent at a time."""
-    return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()

@@ -20,7 +20,7 @@ from iap_node.database.corrections import AcceptedValue, Correction
 from iap_node.database.engine import Database
 from iap_node.errors import PermanentError
 from iap_node.records import Job
-from iap_node.routing.destinations.store import OutgoingInstance
+from iap_node.routing.destinations.outgoing import OutgoingInstance
 from iap_node.spool import Spool
 
 MADE_BY = "delivery"

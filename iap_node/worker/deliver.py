@@ -17,9 +17,10 @@ from iap_node.database.corrections import finish_correction
 from iap_node.database.engine import Database
 from iap_node.errors import PermanentError
 from iap_node.records import Job, JobState
-from iap_node.routing.destinations.dicom import send_instances
+from iap_node.routing.destinations.destination import open_destination
 from iap_node.spool import Spool
 from iap_node.worker.consignment import MADE_BY, corrected, originals
+from iap_node.worker.verdict import verdict_of
 
 log = structlog.get_logger("deliver")
 
@@ -38,10 +39,10 @@ class DeliverHandler:
         Raises
         ------
         PermanentError
-            The configuration does not name the destination any more, its TLS files cannot be used, or it wants
-            corrected copies and an accepted value cannot be written.
+            The configuration does not name the destination any more, its files of TLS, token or secret cannot be used,
+            it refuses us as such, or it wants corrected copies and an accepted value cannot be written.
         DeliveryError
-            The destination could not be reached. Retried.
+            The destination could not be reached, or asks to be left alone for now. Retried.
         LeaseLost
             Somebody else has the job; the answers are dropped and the instances are sent again.
         """
@@ -57,7 +58,8 @@ class DeliverHandler:
             consignment = corrected(self._database, self._spool, job, limit, now)
         else:
             consignment = originals(self._database, self._spool, job)
-        answers = send_instances(consignment.instances, destination)
+        there = open_destination(destination, lambda: verdict_of(self._database, job))
+        answers = there.send(consignment.instances)
         with self._database.transaction() as session:
             now = datetime.now(UTC)
             state = results.save_delivery(
@@ -75,7 +77,7 @@ class DeliverHandler:
         copy = consignment.correction
         log.info(
             "series delivered" if state is JobState.DONE else "series not delivered completely",
-            ae_title=destination.ae_title,
+            address=destination.address,
             offered=len(answers),
             accepted=sum(answer.accepted for answer in answers),
             state=state,

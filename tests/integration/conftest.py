@@ -18,7 +18,7 @@ from pynetdicom.sop_class import MRImageStorage, Verification
 
 from iap_node.config import DestinationConfig
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
-from iap_node.routing.destinations.store import OutgoingInstance
+from iap_node.routing.destinations.outgoing import OutgoingInstance
 
 
 @dataclass

@@ -3,7 +3,7 @@
 Data sets leave byte for byte as they lie in the spool, whatever their transfer syntax: nothing is decoded.
 One presentation context is proposed for each (SOP class, transfer syntax) that occurs. What the peer answers
 for an instance is a result, not an error; only a peer that cannot be talked to at all raises. Called by
-`iap_node.worker.deliver` and, for `echo`, by the CLI.
+`iap_node.routing.destinations.destination`.
 
 References
 ----------
@@ -25,7 +25,8 @@ from iap_node.config import DestinationConfig
 from iap_node.dicom.status import StoreStatus, is_accepted, is_permanent
 from iap_node.errors import DeliveryError, UnreadableInstance
 from iap_node.records import InstanceDelivery
-from iap_node.routing.destinations.store import OutgoingInstance, store
+from iap_node.routing.destinations.outgoing import OutgoingInstance
+from iap_node.routing.destinations.store import store
 from iap_node.scu import MOST_CONTEXTS, association, name_of
 
 MOST_ABORTS = 3  # associations that a peer may abort in one call before the rest waits for the next attempt
@@ -33,6 +34,21 @@ VERIFICATION_SOP_CLASS = "1.2.840.10008.1.1"
 COMMENT_LIMIT = 64  # Error Comment (0000,0902) is VR LO
 
 log = structlog.get_logger("destination")
+
+
+class DicomDestination:
+    """One C-STORE SCP, as `Destination`."""
+
+    def __init__(self, config: DestinationConfig) -> None:
+        self._config = config
+
+    def send(self, instances: Sequence[OutgoingInstance]) -> list[InstanceDelivery]:
+        """See `send_instances`."""
+        return send_instances(instances, self._config)
+
+    def echo(self) -> None:
+        """See the function `echo`."""
+        echo(self._config)
 
 
 def send_instances(instances: Sequence[OutgoingInstance], config: DestinationConfig) -> list[InstanceDelivery]:

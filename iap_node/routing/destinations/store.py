@@ -14,9 +14,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -27,30 +26,13 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from iap_node.dicom.part10 import read_file_meta
 from iap_node.errors import UnreadableInstance
+from iap_node.routing.destinations.outgoing import OutgoingInstance
 
 MOST_FRAGMENT_BYTES = 131_072  # of a peer that takes PDUs of any length
 MOST_WAITING_PDUS = 16  # in pynetdicom's queue, which has no limit of its own
 ITEM_OVERHEAD = 6  # of one fragment in its PDU, bytes: PS3.8 9.3.5.1
 LOW_PRIORITY = 2  # PS3.7 E.1
 WAIT_S = 0.0005
-
-
-class ReadableFile(Protocol):
-    """A Part 10 file that can be read: one of the spool, or a corrected copy that is made while it is read."""
-
-    def open(self, mode: Literal["rb"]) -> BinaryIO:
-        """A stream of its own, at the file's start."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingInstance:
-    """One instance on its way to a destination."""
-
-    instance_id: int  # of the archive's row, also where a corrected copy goes
-    sop_class_uid: str
-    sop_instance_uid: str  # of what is sent
-    transfer_syntax_uid: str
-    file: ReadableFile
 
 
 def store(assoc: Association, context_id: int, instance: OutgoingInstance, message_id: int) -> Dataset:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from iap_node.config import DestinationConfig
 from iap_node.routing.destinations.dicom import echo, send_instances
-from iap_node.routing.destinations.store import OutgoingInstance
+from iap_node.routing.destinations.outgoing import OutgoingInstance
 from tests.integration.partners.conftest import Orthanc, part10
 
 

@@ -41,7 +41,7 @@ from iap_node.dicom.file_slice import FileSlice, InstanceFile
 from iap_node.dicom.sop_classes import STORAGE_SOP_CLASSES
 from iap_node.errors import ConfigError, DeliveryError
 from iap_node.routing.destinations.dicom import MOST_ABORTS, echo, send_instances
-from iap_node.routing.destinations.store import OutgoingInstance
+from iap_node.routing.destinations.outgoing import OutgoingInstance
 
 SYNTAXES = (
     ImplicitVRLittleEndian,

@@ -26,7 +26,7 @@ from iap_node.records import (
     SeriesHeader,
     SeriesPrediction,
 )
-from iap_node.routing.destinations.store import OutgoingInstance
+from iap_node.routing.destinations.outgoing import OutgoingInstance
 from iap_node.spool import Spool
 from iap_node.worker.infer import InferHandler
 from iap_node.worker.loop import run_once
