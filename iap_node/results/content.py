@@ -151,7 +151,9 @@ def series_result(session: Session, series_id: int, revision: int | None = None)
     series = series_by_id(session, series_id)
     found = judgement(session, series_id, revision)
     if found is None:
-        raise NoResult(f"series {series.series_instance_uid} has not been judged yet; `iap-node show` says how far it is")
+        raise NoResult(
+            f"series {series.series_instance_uid} has not been judged yet; `iap-node show` says how far it is"
+        )
     instances = [one for one in current_instances(session, series_id) if one.revision <= found.revision]
     findings = tuple(every_finding(session, FindingFilter(states=_TOLD, series_id=series_id)))
     model = _model(session, found.prediction)
@@ -223,7 +225,7 @@ def _statement(found: Judgement, model: ModelUsed | None) -> str:
 
 
 def _parameters(found: Judgement) -> tuple[ParameterResult, ...]:
-    """Of every parameter that the header was read for, the model spoke of, or that was compared; in the table's order."""
+    """Of every parameter that was read, predicted or compared, in the table's order."""
     predicted = {} if found.prediction is None else {one.keyword: one for one in found.prediction.parameters}
     compared = {one.keyword: one for one in found.comparisons}
     stated = {one.keyword for one in found.header.values}
@@ -242,13 +244,11 @@ def _parameter(
     found: Judgement,
 ) -> ParameterResult:
     classes = () if prediction is None else prediction.probabilities
-    told = classes[:1] if prediction is None or not prediction.prediction_set else tuple(
-        one for one in classes if one[0] in prediction.prediction_set
-    ) or classes[:1]  # fmt: skip
+    in_set = () if prediction is None else tuple(one for one in classes if one[0] in prediction.prediction_set)
     header_value = parameter.text(stated.canonical) if stated.canonical is not None else stated.raw
-    value: str | float | None = None
-    if prediction is not None:
-        value = prediction.value if prediction.kind is ParameterKind.CONTINUOUS else (classes[0][0] if classes else None)
+    value: str | float | None = classes[0][0] if classes else None
+    if prediction is not None and prediction.kind is ParameterKind.CONTINUOUS:
+        value = prediction.value
     return ParameterResult(
         keyword=parameter.keyword,
         title=parameter.title,
@@ -256,7 +256,7 @@ def _parameter(
         kind=None if prediction is None else prediction.kind,
         predicted_value=value,
         probability=classes[0][1] if classes else None,
-        classes=tuple(ClassProbability(*one) for one in told),
+        classes=tuple(ClassProbability(*one) for one in in_set or classes[:1]),
         interval=None if prediction is None else prediction.interval,
         confidence=None if prediction is None else 1.0 - prediction.alpha,
         by_association=prediction is not None and prediction.by_association,

@@ -15,7 +15,7 @@ import json
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from typing import Final
 
@@ -185,7 +185,7 @@ def _content(result: SeriesResult, origin: Origin) -> Dataset:
     template.MappingResource = "DCMR"
     template.TemplateIdentifier = "1500"
     root.ContentTemplateSequence = DicomSequence([template])
-    root.ObservationDateTime = f"{result.judged_at.astimezone(UTC):%Y%m%d%H%M%S.%f}+0000"
+    root.ObservationDateTime = f"{_written_at(result, origin):%Y%m%d%H%M%S}"
     return root
 
 
