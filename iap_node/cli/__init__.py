@@ -3,9 +3,9 @@
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
 (import, status, series, show), `routing` (routes, why, held, release, reroute, replay, coverage), `findings` (with
 `decisions`), `queue` (jobs, retry), `echo` (of destinations), `quarantine` (list, show, retry, delete), `upkeep`
-(retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected copies),
-`protocols` (the habits of scanners), `alarms` (how often the pixels doubt headers), `notify` (who is told what is
-wrong), `backup` (and restore).
+(retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected
+copies), `results` (SR documents), `protocols` (the habits of scanners), `alarms` (how often the pixels doubt headers),
+`notify` (who is told what is wrong), `backup` (and restore).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -32,6 +32,7 @@ from iap_node.cli import (
     quarantine,
     queue,
     report,
+    results,
     roles,
     routing,
     setup,
@@ -69,6 +70,7 @@ alarms.add_to(app)
 protocols.add_to(app)
 correct.add_to(app)
 report.add_to(app)
+results.add_to(app)
 export.add_to(app)
 pull.add_to(app)
 queue.add_to(app)

@@ -238,6 +238,7 @@ def save_delivery(
     now: datetime,
     rng: np.random.Generator | None = None,
     sent_uids: Mapping[int, str] | None = None,
+    comment: str = "",
 ) -> JobState:
     """Write what a destination answered; end the DELIVER job or put it back for what is left; its new state.
 
@@ -249,6 +250,8 @@ def save_delivery(
     ----------
     sent_uids
         See `outstanding_instances`.
+    comment
+        What people should know of a delivery that is done all the same.
 
     Raises
     ------
@@ -260,7 +263,7 @@ def save_delivery(
     _record_answers(session, job.destination, results, now, sent_uids or {})
     left = {instance.instance_id: instance for instance in outstanding_instances(session, job, sent_uids)}
     if not left:
-        end_leased(session, job, JobState.DONE, None, now)
+        end_leased(session, job, JobState.DONE, comment or None, now)
         return JobState.DONE
     refused = {result.instance_id: result for result in results if not result.accepted}
     permanent = all(key in refused and refused[key].permanent for key in left)

@@ -20,6 +20,7 @@ from iap_node.records import Job, JobState
 from iap_node.routing.destinations.destination import open_destination
 from iap_node.spool import Spool
 from iap_node.worker.consignment import MADE_BY, corrected, originals
+from iap_node.worker.document import send_document
 from iap_node.worker.verdict import verdict_of
 
 log = structlog.get_logger("deliver")
@@ -60,10 +61,19 @@ class DeliverHandler:
             consignment = originals(self._database, self._spool, job)
         there = open_destination(destination, lambda: verdict_of(self._database, job))
         answers = there.send(consignment.instances)
+        comment = ""
+        if destination.results and all(answer.accepted for answer in answers):
+            comment = send_document(self._database, self._spool, self._config, job, consignment, destination, there)
         with self._database.transaction() as session:
             now = datetime.now(UTC)
             state = results.save_delivery(
-                session, job, answers, self._config.jobs, now, sent_uids=consignment.sent_uids
+                session,
+                job,
+                answers,
+                self._config.jobs,
+                now,
+                sent_uids=consignment.sent_uids,
+                comment=comment,
             )
             if consignment.correction is not None and state is JobState.DONE:
                 finish_correction(
