@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydicom.datadict import dictionary_description, tag_for_keyword
-from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]
 
 from iap_node.config import ListenerConfig, QueryConfig, StorageCommitmentConfig
 from iap_node.conformance.services import DELIVERY, LISTENER, PULL, SERVICE_TRANSFER_SYNTAXES, SERVICES
@@ -19,7 +18,13 @@ from iap_node.dicom.commitment import ActionStatus, FailureReason
 from iap_node.dicom.parameters import BY_KEYWORD as PARAMETERS
 from iap_node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from iap_node.dicom.query import KEYS, NOT_KEPT, FindStatus, Level
-from iap_node.dicom.sop_classes import MR_IMAGE_SOP_CLASSES, STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, sop_class_name
+from iap_node.dicom.sop_classes import (
+    MR_IMAGE_SOP_CLASSES,
+    STORAGE_SOP_CLASSES,
+    TRANSFER_SYNTAXES,
+    sop_class_name,
+    transfer_syntax_name,
+)
 from iap_node.dicom.status import StoreStatus
 from iap_node.listener.admission import RejectReason
 from iap_node.listener.receiver import MAX_COMMITMENT_BYTES
@@ -68,8 +73,8 @@ def _uids(title: str, uids: Iterable[str]) -> str:
 
 
 def _uid_name(uid: str) -> str:
-    entry = UID_dictionary.get(uid)
-    return entry[0] if entry else uid
+    name = sop_class_name(uid)
+    return transfer_syntax_name(uid) if name == uid else name
 
 
 def _element(keyword: str) -> str:
@@ -298,7 +303,13 @@ Study
 Instance UIDs, and what was written in the Original Attributes Sequence (0400,0561). Warnings (Bxxx) count as
 accepted;
 A9xx, Cxxx and 0117H, 0122H, 0124H, 0211H, 0212H as final; everything else is tried again. It accepts no
-associations."""
+associations.
+
+With `results: true` one Comprehensive SR (TID 1500) follows in Implicit VR Little Endian when the destination has
+accepted all instances of a revision, over an association of its own. It takes Patient and General Study from the
+instances, refers to them as its evidence, has one series for each series of images, and the same UID whenever it says
+the same. A refusal is told and not tried again. Codes beyond DCM, SCT and UCUM have the scheme 99IAP
+(`docs/decisions/0021-results-as-dicom.md`)."""
 
 
 def _pull() -> str:
