@@ -14,14 +14,15 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from iap_node.config import DestinationConfig, NodeConfig, routing
+from iap_node.config import NodeConfig, destinations, routing
 from iap_node.config.section import Section, keys_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG_TEXT = (REPOSITORY / "config.yaml").read_text(encoding="utf-8")
 NAMED_SECTIONS: tuple[type[Section], ...] = (
     routing.DomainConfig, routing.DownstreamModelConfig, routing.RuleConfig, routing.ConditionConfig,
-    routing.HeaderConditionConfig, routing.SeriesConditionConfig, routing.FindingConditionConfig, DestinationConfig,
+    routing.HeaderConditionConfig, routing.SeriesConditionConfig, routing.FindingConditionConfig,
+    destinations.DestinationConfig, destinations.FolderConfig, destinations.VerdictConfig, destinations.DicomwebConfig,
 )  # fmt: skip
 TORCH_MODULES = re.compile(r"^\s*(import torch|from torch)", re.MULTILINE)
 

@@ -25,6 +25,7 @@ from tests.integration.listener.conftest import certificates, connect, make_inst
 __all__ = ["certificates", "connect", "make_node", "node"]
 
 WAIT_S = 60.0
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 def free_port() -> int:
@@ -94,7 +95,7 @@ def orthanc() -> Iterator[Orthanc]:
             "DicomAlwaysAllowGet": True,
             "HttpPort": server.http_port,
             "RemoteAccessAllowed": False,
-            "Plugins": [],
+            "Plugins": [str(DICOMWEB_PLUGIN)] if DICOMWEB_PLUGIN.exists() else [],
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
         log = folder / "log"
