@@ -14,7 +14,8 @@ Nothing here is an error, only a warning: a right header is contradicted at a ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 
 from iap_node.audit.verdicts import ASSOCIATION, shown
 from iap_node.config import AuditConfig
@@ -234,12 +235,18 @@ def _whole_header(
             kind=FindingKind.CONTRADICTION,
             severity=Severity.WARNING,
             evidence=evidence,
-            raw="",
+            raw=_digest(stated),
             suggested_value=None,
             raised_by=Witness.PIXELS,
             testimonies=(Testimony(Witness.PIXELS, True, f"{statement} ({_model(prediction)})", fit.p_value),),
         )
     ]
+
+
+def _digest(stated: Mapping[str, str | float | None]) -> str:
+    """What a decision about the header as a whole holds for: other values are another question."""
+    text = "\\".join(f"{keyword}={value}" for keyword, value in sorted(stated.items()))
+    return f"{len(stated)} values, {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _adds_something(fit: HeaderFit, contradicted: set[str], alpha: float) -> bool:

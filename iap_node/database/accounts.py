@@ -17,6 +17,10 @@ from iap_node.database.tables import AccountRow, ApiTokenRow, AuditTrailRow, Web
 from iap_node.errors import PermanentError
 from iap_node.records import Account, Role
 
+# How histories name what is no person: the audit, the delivery, the node, rules of dismissal, tokens.
+_NOT_PEOPLE = frozenset({"audit", "delivery", "iap-node", "somebody"})
+_NOT_PEOPLE_BEGIN = ("rule ", "token ")
+
 
 class AccountRefused(PermanentError):
     """An account cannot be made or changed so; the text says why."""
@@ -105,6 +109,8 @@ def create_account(
     name = name.strip()
     if not 0 < len(name) <= 64 or not name.isprintable():
         raise AccountRefused("an account's name has 1 to 64 printable characters")
+    if name.casefold() in _NOT_PEOPLE or name.casefold().startswith(_NOT_PEOPLE_BEGIN):
+        raise AccountRefused(f"{name!r} is how the node signs what it does itself; choose another name")
     if has_name(session, name):
         raise AccountRefused(f"there is an account {name!r} already")
     account_id = session.scalars(
@@ -120,6 +126,8 @@ def create_account(
 
 def password_of(session: Session, name: str) -> tuple[Account, str] | None:
     """An account that signs in by password, with its hash; None: there is none of that name, or it is disabled."""
+    if not name.isprintable():  # no account has such a name, and PostgreSQL refuses some of them
+        return None
     row = session.scalars(select(AccountRow).where(AccountRow.name == name, AccountRow.disabled_at.is_(None))).first()
     return None if row is None or row.password_hash is None else (_account(row), row.password_hash)
 
@@ -259,12 +267,14 @@ def create_token(
     AccountRefused
         It would be allowed more than its owner is.
     """
+    if not 0 < len(name) <= 64 or not name.isprintable():
+        raise AccountRefused("a token's name has 1 to 64 printable characters")
     if not owner.may(role):
         raise AccountRefused(f"{owner.name} is {owner.role} and cannot make a token that may do what {role} may")
     return session.scalars(
         insert(ApiTokenRow)
         .values(
-            token_hash=token_hash, name=name[:64], account_id=owner.id, role=role, created_at=now, expires_at=expires_at
+            token_hash=token_hash, name=name, account_id=owner.id, role=role, created_at=now, expires_at=expires_at
         )
         .returning(ApiTokenRow.id)
     ).one()

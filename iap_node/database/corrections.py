@@ -199,7 +199,7 @@ def finish_correction(
         .values(n_instances=n_instances, finished_at=now)
     )
     corrected: list[int] = []
-    for value in accepted:
+    for value in sorted(accepted, key=lambda one: one.finding_id):  # as every decision locks them
         standing = select(FindingRow.id).where(
             FindingRow.id == value.finding_id,
             FindingRow.state == FindingState.ACCEPTED,

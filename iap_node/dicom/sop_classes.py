@@ -46,10 +46,20 @@ STORAGE_SOP_CLASSES: Final[tuple[str, ...]] = tuple(
 # never data sets. Video (MPEG-2, MPEG-4, HEVC) stays: a study is kept whole, and nothing decodes it here.
 _NOT_FOR_STORAGE = ("JPIP", "SMPTE", "RFC 2557", "XML")
 
+# Of later editions of PS3.6 than pydicom's dictionary, which pynetdicom completes once it is imported: what we accept
+# must not depend on which of the two came first.
+_LATER = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
+_TRANSFER_SYNTAX_NAMES = {
+    uid: name for uid, (name, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax"
+} | _LATER
+
 TRANSFER_SYNTAXES: Final[tuple[str, ...]] = tuple(
-    uid
-    for uid, (name, kind, *_) in UID_dictionary.items()
-    if kind == "Transfer Syntax" and not name.startswith(_NOT_FOR_STORAGE)
+    uid for uid, name in _TRANSFER_SYNTAX_NAMES.items() if not name.startswith(_NOT_FOR_STORAGE)
 )
 
 MR_IMAGE_SOP_CLASSES: Final = frozenset(
@@ -61,6 +71,11 @@ def sop_class_name(uid: str) -> str:
     """The name PS3.6 gives a SOP Class; the UID itself where it gives none."""
     entry = UID_dictionary.get(uid)
     return entry[0] if entry else uid
+
+
+def transfer_syntax_name(uid: str) -> str:
+    """The name PS3.6 gives a transfer syntax; the UID itself where it gives none."""
+    return _TRANSFER_SYNTAX_NAMES.get(uid, uid)
 
 
 def why_not_analysed(header: InstanceHeader) -> str | None:

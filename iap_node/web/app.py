@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from iap_node import __version__
 from iap_node.web import health, metrics, problems, pulse, sign_in
 from iap_node.web.api import API_ROUTERS
+from iap_node.web.bodies import BodyLimit
 from iap_node.web.headers import SecurityHeaders
 from iap_node.web.node import WebNode
 from iap_node.web.pages import PAGE_ROUTERS
@@ -19,6 +20,7 @@ from iap_node.web.pulse import Pulse
 from iap_node.web.rendering import STATIC_FOLDER
 
 API_PREFIX = "/api/v1"
+UPLOAD_MB = 65  # what the upload page puts into one request beside one file of any size, and its form
 
 
 def create_app(node: WebNode) -> FastAPI:
@@ -45,6 +47,8 @@ def create_app(node: WebNode) -> FastAPI:
     )
     app.state.node = node
     app.state.oidc = sign_in.hospital_sign_in(node.config.web)
+    most_upload_bytes = (node.config.listener.max_instance_mb + UPLOAD_MB) * 1024**2
+    app.add_middleware(BodyLimit, most_upload_bytes=most_upload_bytes)
     app.add_middleware(SecurityHeaders, tls=node.config.web.is_secure)
     problems.add_to(app)
     for router in (health.router, metrics.router, sign_in.router, pulse.router, *PAGE_ROUTERS):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from functools import cache
 
 from argon2 import PasswordHasher
@@ -18,6 +19,7 @@ LONGEST_PASSWORD = 256  # hashing is meant to be slow: nobody may make it slower
 _ONE_TIME_BYTES = 12
 
 _hasher = PasswordHasher()
+_hashing = threading.BoundedSemaphore(2)  # each takes 64 MiB
 
 
 def hash_password(password: str) -> str:
@@ -27,6 +29,11 @@ def hash_password(password: str) -> str:
 
 def is_password(password_hash: str | None, password: str) -> bool:
     """Whether the password is right; takes as long where there is none to compare with."""
+    with _hashing:
+        return _verified(password_hash, password)
+
+
+def _verified(password_hash: str | None, password: str) -> bool:
     try:
         return _hasher.verify(password_hash or _nobodys(), password) and password_hash is not None
     except (VerificationError, InvalidHashError):

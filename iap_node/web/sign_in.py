@@ -19,7 +19,7 @@ from iap_node.config.web import WebConfig
 from iap_node.database import accounts
 from iap_node.database.accounts import AccountRefused
 from iap_node.records import Account
-from iap_node.web.identity import COOKIE, SignedIn, client_address
+from iap_node.web.identity import COOKIE, Identity, SignedIn, client_address
 from iap_node.web.node import Node, WebNode
 from iap_node.web.oidc import PENDING_S, IssuerUnavailable, OpenIdConnect, Person, SignInRefused
 from iap_node.web.rendering import page
@@ -60,18 +60,17 @@ def sign_in(
     cookie of whoever is signed in.
     """
     address = client_address(request)
-    wait_s = node.throttle.wait_s(name, address)
+    wait_s = node.throttle.attempt(name, address)
     if wait_s > 0:
         return _form(request, next, f"too many wrong passwords; try again in {wait_s / 60:.0f} minutes", 429)
     with node.database.reading() as session:
         found = accounts.password_of(session, name)
     if not is_password(None if found is None else found[1], password) or found is None:
-        node.throttle.failed(name, address)
         log.warning("sign-in refused", address=address)
         with node.database.transaction() as session:
             accounts.note(session, name, "sign in refused", "", datetime.now(UTC), address=address)
         return _form(request, next, "name or password is wrong", 401)
-    node.throttle.succeeded(name)
+    node.throttle.succeeded(name, address)
     return let_in(request, node, found[0], _inside(next))
 
 
@@ -94,7 +93,7 @@ def let_in(request: Request, node: WebNode, account: Account, target: str, how: 
 def go_to_the_hospitals_sign_in(request: Request, node: Node, next: str = "/") -> Response:
     """Send the browser to the issuer, with a cookie that its way back is known by."""
     hospital = _hospital(request)
-    if node.throttle.wait_s(new_token(), client_address(request)) > 0:
+    if node.throttle.wait_s(client_address(request)) > 0:
         return _form(request, next, "too many sign-ins failed from here; try again in some minutes", 429)
     try:
         begun = hospital.begin(_inside(next))
@@ -112,7 +111,7 @@ def go_to_the_hospitals_sign_in(request: Request, node: Node, next: str = "/") -
 def come_back_from_the_hospitals_sign_in(request: Request, node: Node) -> Response:
     """Let in whom the issuer vouches for."""
     hospital, address = _hospital(request), client_address(request)
-    if node.throttle.wait_s(new_token(), address) > 0:
+    if node.throttle.wait_s(address) > 0:
         return _form(request, "/", "too many sign-ins failed from here; try again in some minutes", 429)
     try:
         person = hospital.finish(request.cookies.get(OIDC_COOKIE, ""), request.query_params)
@@ -122,7 +121,7 @@ def come_back_from_the_hospitals_sign_in(request: Request, node: Node) -> Respon
     except IssuerUnavailable as error:
         answer = _unavailable(request, error)
     except SignInRefused as error:
-        node.throttle.failed(new_token(), address)  # counts for the address: there is no account to guess at
+        node.throttle.failed(address)  # there is no account to guess at
         log.warning("sign-in refused", address=address, why=error.why)
         with node.database.transaction() as session:
             now = datetime.now(UTC)
@@ -213,20 +212,10 @@ def change_password(
     again: Annotated[str, Form(max_length=1024)],
 ) -> Response:
     """Change one's own password; all one's browsers sign in anew."""
-    wait_s = node.throttle.wait_s(identity.name, identity.address)
-    with node.database.reading() as session:
-        found = accounts.password_of(session, identity.name)
-    error = why_refused(new)
-    if wait_s > 0:
-        error = f"too many wrong passwords; try again in {wait_s / 60:.0f} minutes"
-    elif found is None:
-        error = "this account has no password: it signs in elsewhere"
-    elif not is_password(found[1], old):
-        node.throttle.failed(identity.name, identity.address)
-        error = "the old password is wrong"
-    elif new != again:
+    error = why_refused(new) or _why_not_changed(node, identity, old)
+    if error is None and new != again:
         error = "the new password was typed in two ways"
-    elif new == old:
+    if error is None and new == old:
         error = "the new password is the old one"
     if error is not None:
         return page(request, "password.html", identity, status_code=422, error=error)
@@ -234,6 +223,20 @@ def change_password(
         accounts.change_password(session, identity.account.id, hash_password(new))
         accounts.note(session, identity.name, "change password", "", datetime.now(UTC), address=identity.address)
     return let_in(request, node, identity.account, "/")
+
+
+def _why_not_changed(node: WebNode, identity: Identity, old: str) -> str | None:
+    wait_s = node.throttle.attempt(identity.name, identity.address)
+    if wait_s > 0:
+        return f"too many wrong passwords; try again in {wait_s / 60:.0f} minutes"
+    with node.database.reading() as session:
+        found = accounts.password_of(session, identity.name)
+    if found is None:
+        return "this account has no password: it signs in elsewhere"
+    if not is_password(found[1], old):
+        return "the old password is wrong"
+    node.throttle.succeeded(identity.name, identity.address)
+    return None
 
 
 def _inside(target: str) -> str:

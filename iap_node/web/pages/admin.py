@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import yaml
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from sqlalchemy.orm import Session
 
@@ -20,11 +20,15 @@ from iap_node.web.secrets import hash_password, hash_token, new_token, one_time_
 
 LINES = 100  # of the audit trail on a page
 
+RowId = Annotated[int, Path(ge=1, le=2**62)]
+
 router = APIRouter(include_in_schema=False, prefix="/admin")
 
 
 @router.get("")
-def admin(request: Request, node: Node, identity: Admin, before: int | None = None) -> HTMLResponse:
+def admin(
+    request: Request, node: Node, identity: Admin, before: Annotated[int | None, Query(ge=1, le=2**62)] = None
+) -> HTMLResponse:
     """The page; `before` leads to older lines of the audit trail."""
     return _shown(request, node, identity, before=before)
 
@@ -53,7 +57,7 @@ def change_user(
     request: Request,
     node: Node,
     identity: Admin,
-    account_id: int,
+    account_id: RowId,
     action: Annotated[str, Form(pattern="^(role|password|disable|enable)$")],
     role: Annotated[Role, Form()] = Role.VIEWER,
 ) -> HTMLResponse:
@@ -94,7 +98,7 @@ def add_token(
 
 
 @router.post("/tokens/{token_id}/revoke")
-def revoke_token(request: Request, node: Node, identity: Admin, token_id: int) -> HTMLResponse:
+def revoke_token(request: Request, node: Node, identity: Admin, token_id: RowId) -> HTMLResponse:
     """End a token."""
     with node.database.transaction() as session:
         if accounts.revoke_token(session, token_id, datetime.now(UTC)):

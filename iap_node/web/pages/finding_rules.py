@@ -80,6 +80,8 @@ def make(
 
 def _scanner(found: ArchivedFinding, scope: Scope) -> Scanner:
     serial = found.device_serial_number if scope is Scope.SCANNER else ""
+    if scope is Scope.SCANNER and not serial:
+        raise IllegalDecision("the headers do not say which scanner it is; choose its model, or all scanners")
     scanner = (
         ANY_SCANNER
         if scope is Scope.ALL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
+from pydantic import Field
 
 from iap_node.audit.cells import harmless_cell
 from iap_node.database.finding_lists import count_findings, every_finding, finding, finding_events, list_findings
@@ -21,6 +23,7 @@ from iap_node.web.pages.finding_filter import AskedFindings, FromForm, FromQuery
 from iap_node.web.rendering import page
 
 LINES = 100  # findings on a page
+_PIECE = 64 * 1024  # characters of a CSV at a time
 CSV_COLUMNS = (
     "id", "state", "severity", "kind", "check", "element", "raw", "suggested_value", "accepted_value", "evidence",
     "raised_by", "series_instance_uid", "study_instance_uid", "series_description", "manufacturer",
@@ -51,10 +54,14 @@ def as_csv(node: Node, _: Viewer, asked: FromQuery) -> StreamingResponse:
 
     def lines() -> Iterator[str]:
         yield ",".join(CSV_COLUMNS) + "\r\n"
-        with node.database.reading() as session:
-            for one in every_finding(session, asked.filter()):
-                row = asdict(one)
-                yield ",".join(_quoted(row[column]) for column in CSV_COLUMNS) + "\r\n"
+        with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as kept:  # a slow reader holds no session
+            with node.database.reading() as session:
+                for one in every_finding(session, asked.filter()):
+                    row = asdict(one)
+                    kept.write(",".join(_quoted(row[column]) for column in CSV_COLUMNS) + "\r\n")
+            kept.seek(0)
+            while some := kept.read(_PIECE):
+                yield some
 
     headers = {"Content-Disposition": 'attachment; filename="findings.csv"'}
     return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=headers)
@@ -82,7 +89,7 @@ def decide(
     physicist: Physicist,
     asked: FromForm,
     state: Annotated[FindingState, Form()],
-    finding_ids: Annotated[list[int] | None, Form(alias="finding")] = None,
+    finding_ids: Annotated[list[Annotated[int, Field(ge=1, le=2**62)]] | None, Form(alias="finding")] = None,
     reason: Reason = "",
     value: Annotated[str, Form(max_length=256)] = "",
     single: Annotated[bool, Form()] = False,

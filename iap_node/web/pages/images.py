@@ -54,6 +54,9 @@ def image(
         values = stack.slice(place)
     except (UnreadablePixels, UnreadableInstance) as error:
         raise HTTPException(422, f"this slice is damaged: {error}") from error
+    except OSError as error:  # retention, or fsck, took its bytes since the headers were read
+        _forget(stack)
+        raise HTTPException(404, "the bytes of this slice are gone; load the page again") from error
     step = -(-max(values.shape) // _LARGEST_SIDE)
     values = values[::step, ::step]
     if centre is None or width is None:
@@ -66,6 +69,12 @@ def image(
         "Cache-Control": "private, max-age=300",
     }  # fmt: skip
     return Response(bytes(imagecodecs.png_encode(np.ascontiguousarray(shown), level=1)), 200, headers, "image/png")
+
+
+def _forget(stack: SliceStack) -> None:
+    with _turn:
+        for key in [key for key, known in _stacks.items() if known is stack]:
+            del _stacks[key]
 
 
 def _stack(node: WebNode, series_id: int) -> SliceStack:

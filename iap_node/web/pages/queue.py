@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse
+from pydantic import Field
 
 from iap_node.database import accounts, jobs
 from iap_node.database.quarantine import list_entries
@@ -34,7 +35,7 @@ def retry(
     request: Request,
     node: Node,
     operator: Operator,
-    job: Annotated[list[int] | None, Form()] = None,
+    job: Annotated[list[Annotated[int, Field(ge=1, le=2**62)]] | None, Form()] = None,
     every: Annotated[bool, Form()] = False,
 ) -> HTMLResponse:
     """Put dead letters back: those that were ticked, or all."""

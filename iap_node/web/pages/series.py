@@ -54,7 +54,7 @@ def series_list(
     domain: Annotated[str, Query(max_length=128)] = "",
     destination: Annotated[str, Query(max_length=128)] = "",
     findings: bool = False,
-    before: Annotated[int | None, Query(ge=1)] = None,
+    before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
 ) -> HTMLResponse:
     """The list, or its rows alone when htmx asks for more or for what is new."""
     states = (SeriesState(state),) if state in set(SeriesState) else ()

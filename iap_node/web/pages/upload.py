@@ -5,20 +5,23 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, File, HTTPException, Request, UploadFile
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 
 from iap_node.database import accounts
-from iap_node.web.identity import Operator, Viewer
-from iap_node.web.node import Node
+from iap_node.web.identity import Identity, Operator, Viewer
+from iap_node.web.node import Ingest, Node, WebNode
 from iap_node.web.rendering import page
 
 MOST_REFUSED = 50  # files named in one answer
+MOST_FILES, MOST_FIELDS = 1000, 10  # of one request
 
 router = APIRouter(include_in_schema=False)
 
@@ -44,10 +47,21 @@ def show_upload(request: Request, viewer: Viewer) -> HTMLResponse:
 
 
 @router.post("/upload")
-def upload(node: Node, operator: Operator, files: Annotated[list[UploadFile], File()]) -> Uploaded:
-    """File what came; the names of files are shown again and otherwise mean nothing."""
+async def upload(request: Request, node: Node, operator: Operator) -> Uploaded:
+    """File what came; the names of files are shown again and otherwise mean nothing.
+
+    The form is read here, once it is known who sends it: the framework would read it before.
+    """
     if node.ingest is None:
         raise HTTPException(503, "this console cannot file instances; send them by C-STORE")
+    async with request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS) as form:
+        files = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
+        if not files:
+            raise HTTPException(422, "no files in the field 'files'")
+        return await run_in_threadpool(_file, node, node.ingest, operator, files)
+
+
+def _file(node: WebNode, ingest: Ingest, operator: Identity, files: Sequence[UploadFile]) -> Uploaded:
     counts: Counter[str] = Counter()
     refused: list[Refused] = []
     most_bytes = node.config.listener.max_instance_mb * 1024**2
@@ -62,7 +76,7 @@ def upload(node: Node, operator: Operator, files: Annotated[list[UploadFile], Fi
                 shutil.copyfileobj(one.file, copy)
             paths.append(path)
             names[path] = one.filename or ""
-        for filed in node.ingest(paths):
+        for filed in ingest(paths):
             counts[filed.outcome] += 1
             if filed.reason and len(refused) < MOST_REFUSED:
                 refused.append(Refused(name=names[filed.path], reason=filed.reason))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
@@ -13,7 +15,7 @@ from iap_node.database.accounts import AccountRefused
 from iap_node.records import Role
 from iap_node.web.node import WebNode
 from iap_node.web.secrets import hash_token, new_token
-from iap_node.web.throttle import PER_ACCOUNT
+from iap_node.web.throttle import PER_ACCOUNT, Throttle
 from tests.integration.web.conftest import PASSWORD, Browser
 
 People = Callable[..., Browser]
@@ -165,3 +167,34 @@ def test_errors_of_the_api_are_problems(
     for answer in (client().get("/api/v1/status"), program(Role.VIEWER).get("/api/v1/nothing")):
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == answer.status_code
+
+
+def test_many_tries_at_once_are_no_more_than_one_by_one() -> None:
+    throttle = Throttle()
+    with ThreadPoolExecutor(16) as pool:
+        waits = list(pool.map(lambda _: throttle.attempt("Ada", "10.0.0.1"), range(40)))
+    assert waits.count(0.0) == PER_ACCOUNT
+    throttle.succeeded("Ada", "10.0.0.1")
+    assert throttle.attempt("Ada", "10.0.0.1") == 0.0
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0b", "\ud800"])
+def test_names_that_no_account_has_are_refused_like_others(client: Callable[[], TestClient], name: str) -> None:
+    body = f"name={quote(name, errors='surrogatepass')}&password=wrong"
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client().post("/sign-in", content=body, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["audit", "Delivery", "rule 7", "token x of y", ""])
+def test_nobody_signs_as_the_node_does(web_node: WebNode, name: str) -> None:
+    with web_node.database.transaction() as session, pytest.raises(AccountRefused):
+        accounts.create_account(session, name, Role.VIEWER, datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/series?before=9223372036854775808", "/series/9223372036854775808/slices/0.png", "/findings/9223372036854775808",
+     "/admin?before=9223372036854775808", "/findings?after=9223372036854775808"],
+)  # fmt: skip
+def test_numbers_that_no_row_has_are_refused(signed_in: People, path: str) -> None:
+    assert signed_in(Role.ADMIN).get(path).status_code in (404, 422)

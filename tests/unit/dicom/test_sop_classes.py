@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from iap_node.dicom import sop_classes
@@ -100,3 +103,14 @@ def test_warnings_are_accepted_and_failures_told_apart() -> None:
     assert not any(is_accepted(status) for status in (0xA700, 0xA900, 0xC000, 0x0110, 0x0122, 0xFE00))
     assert all(is_permanent(status) for status in (0xA900, 0xA9FF, 0xC000, 0xCFFF, 0x0122, 0x0117))
     assert not any(is_permanent(status) for status in (0x0000, 0xA700, 0xA7FF, 0x0110, 0xB000, 0x0213))
+
+
+@pytest.mark.parametrize("first", ["iap_node.dicom.sop_classes", "pynetdicom"])
+def test_what_is_accepted_does_not_depend_on_what_was_imported_first(first: str) -> None:
+    program = (
+        f"import {first}, pynetdicom; from iap_node.dicom.sop_classes import TRANSFER_SYNTAXES; "
+        "print(*TRANSFER_SYNTAXES)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert tuple(run.stdout.split()) == sop_classes.TRANSFER_SYNTAXES
+    assert "1.2.840.10008.1.2.4.110" in sop_classes.TRANSFER_SYNTAXES
