@@ -21,6 +21,7 @@ from iap_node.config.tls import TlsConfig
 DICOM_KIND = "dicom"
 KIND_PROBLEM = "destination_kind"
 Copy = Literal["original", "corrected"]
+OBJECT_STORES = ("s3", "gs")  # whose objects appear whole or not at all, as fsspec writes them
 
 # What a template of file names may hold, by DICOM keyword: no free text, where names are found, and no dates.
 TEMPLATE_FIELDS = (
@@ -131,11 +132,41 @@ class DicomwebConfig(Section):
         return _shown(self.url)
 
 
+class ObjectStorageConfig(Section):
+    """A bucket that takes series as objects; needs the extra `object-storage`."""
+
+    kind: Literal["object-storage"]
+    url: str
+    options_file: Path | None = None  # None: what the environment of the node says
+    template: str = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
+    send: Copy = "original"
+    results: bool = False  # an SR document of what was found out goes there too, after the instances
+
+    @field_validator("url")
+    @classmethod
+    def _bucket(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in OBJECT_STORES or not parts.hostname or parts.query or parts.username is not None:
+            raise ValueError(f"{_shown(value)} is no bucket: write s3://bucket/prefix or gs://bucket/prefix")
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _stays_below(cls, value: str) -> str:
+        return checked_template(value)
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        return self.url
+
+
 KINDS: Mapping[str, type[Section]] = {
     DICOM_KIND: DestinationConfig,
     "folder": FolderConfig,
     "webhook": VerdictConfig,
     "dicomweb": DicomwebConfig,
+    "object-storage": ObjectStorageConfig,
 }
 
 
@@ -157,7 +188,8 @@ AnyDestination = Annotated[
     Annotated[DestinationConfig, Tag("(dicom)")]
     | Annotated[FolderConfig, Tag("(folder)")]
     | Annotated[VerdictConfig, Tag("(webhook)")]
-    | Annotated[DicomwebConfig, Tag("(dicomweb)")],
+    | Annotated[DicomwebConfig, Tag("(dicomweb)")]
+    | Annotated[ObjectStorageConfig, Tag("(object-storage)")],
     Discriminator(
         _kind,
         custom_error_type=KIND_PROBLEM,

@@ -23,6 +23,7 @@ NAMED_SECTIONS: tuple[type[Section], ...] = (
     routing.DomainConfig, routing.DownstreamModelConfig, routing.RuleConfig, routing.ConditionConfig,
     routing.HeaderConditionConfig, routing.SeriesConditionConfig, routing.FindingConditionConfig,
     destinations.DestinationConfig, destinations.FolderConfig, destinations.VerdictConfig, destinations.DicomwebConfig,
+    destinations.ObjectStorageConfig,
 )  # fmt: skip
 TORCH_MODULES = re.compile(r"^\s*(import torch|from torch)", re.MULTILINE)
 

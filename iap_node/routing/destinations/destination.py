@@ -14,6 +14,7 @@ from iap_node.config.destinations import (
     DestinationConfig,
     DicomwebConfig,
     FolderConfig,
+    ObjectStorageConfig,
     VerdictConfig,
 )
 from iap_node.errors import PermanentError
@@ -69,6 +70,10 @@ def open_destination(config: AnyDestination, verdict: Verdict | None = None) -> 
         from iap_node.routing.destinations.dicomweb import DicomwebDestination
 
         return DicomwebDestination(config)
+    if isinstance(config, ObjectStorageConfig):
+        from iap_node.routing.destinations.objects import ObjectStorageDestination
+
+        return ObjectStorageDestination(config)
     assert isinstance(config, VerdictConfig)
     from iap_node.routing.destinations.webhook import WebhookDestination
 

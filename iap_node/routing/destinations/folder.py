@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ import structlog
 
 from iap_node.config.destinations import FolderConfig
 from iap_node.errors import DeliveryError
-from iap_node.records import InstanceDelivery, InstanceHeader
+from iap_node.records import InstanceDelivery
+from iap_node.routing.destinations.names import file_name
 from iap_node.routing.destinations.outgoing import (
     NotReadable,
     OutgoingInstance,
@@ -31,12 +31,9 @@ from iap_node.routing.destinations.outgoing import (
     unanswered,
 )
 
-LONGEST_TEXT = 32  # characters of a value that is no UID
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FIELD = re.compile(r"\{([^{}]*)\}")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 
 log = structlog.get_logger("destination")
 
@@ -118,32 +115,6 @@ class FolderDestination:
             with contextlib.suppress(FileExistsError):
                 one.mkdir(mode=FOLDER_MODE)
             _sync(one.parent)
-
-
-def file_name(template: str, header: InstanceHeader) -> str:
-    """The path of an instance below the folder, by a template that `checked_template` admits.
-
-    An absent value is ``none``; what is no letter, digit, dot, hyphen or underscore becomes an underscore.
-    """
-    values = {
-        "StudyInstanceUID": header.study_instance_uid,
-        "SeriesInstanceUID": header.series_instance_uid,
-        "SOPInstanceUID": header.sop_instance_uid,
-        "SOPClassUID": header.sop_class_uid,
-        "Modality": header.modality,
-        "SeriesNumber": header.series_number,
-        "InstanceNumber": header.instance_number,
-        "BodyPartExamined": header.body_part_examined,
-        "Manufacturer": header.manufacturer,
-    }
-    return _FIELD.sub(lambda field: _safe(field[1], values[field[1]]), template)
-
-
-def _safe(keyword: str, value: str | int | None) -> str:
-    text = "" if value is None else str(value).strip()
-    if not keyword.endswith("UID"):  # which the reader has checked
-        text = _UNSAFE.sub("_", text)[:LONGEST_TEXT].strip(".")
-    return text or "none"
 
 
 def _write(path: Path, chunks: Iterator[bytes]) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from iap_node.config.destinations import checked_template
 from iap_node.records import InstanceHeader
-from iap_node.routing.destinations.folder import file_name
+from iap_node.routing.destinations.names import file_name
 
 TEMPLATE = "{Modality}/{BodyPartExamined}{Manufacturer}/{SeriesNumber}-{SOPInstanceUID}.dcm"
 
