@@ -34,6 +34,7 @@ from iap_node.results.content import FindingResult, ModelUsed, ParameterResult, 
 from iap_node.results.identity import Identity
 
 COMPREHENSIVE_SR_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.88.33"
+SR_MODALITY: Final = "SR"
 MANUFACTURER: Final = "IAP"
 MODEL_NAME: Final = "iap-node"
 SERIES_NUMBER: Final = 9900  # of the documents' series: behind those of scanners
@@ -118,14 +119,14 @@ def _identify(ds: Dataset, result: SeriesResult, origin: Origin) -> None:
 
 
 def _describe_series(ds: Dataset, result: SeriesResult, origin: Origin) -> None:
-    ds.Modality = "SR"
+    ds.Modality = SR_MODALITY
     ds.SeriesInstanceUID = UID(_uid("series", result.study_instance_uid, origin.series_instance_uid))
     ds.SeriesNumber = SERIES_NUMBER
     ds.SeriesDescription = SERIES_DESCRIPTION
     ds.ReferencedPerformedProcedureStepSequence = DicomSequence([])
     ds.Manufacturer = MANUFACTURER
     ds.ManufacturerModelName = MODEL_NAME
-    ds.SoftwareVersions = [result.software_version, *([result.model.model_id] if result.model else [])]
+    ds.SoftwareVersions = [result.software_version, *([result.model.model_id[:64]] if result.model else [])]
     ds.StationName = origin.ae_title[:16]
 
 

@@ -17,6 +17,7 @@ from iap_node.config.destinations import AnyDestination, DestinationConfig
 from iap_node.database.engine import Database
 from iap_node.errors import LeaseLost, NodeError
 from iap_node.records import Job
+from iap_node.results.document import SR_MODALITY
 from iap_node.results.report import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, sr_document
 from iap_node.routing.destinations.destination import Destination
 from iap_node.routing.destinations.outgoing import OutgoingInstance
@@ -47,7 +48,11 @@ def send_document(
     destination: AnyDestination,
     there: Destination,
 ) -> str:
-    """Send the document of the job's revision; "" when it is there, else a sentence that says why it is not."""
+    """Send the document of the job's revision; "" when it is there, else a sentence that says why it is not.
+
+    There is none about a series of documents: a PACS that sends on to us what it gets from us would have one about each
+    of ours, for ever.
+    """
     copy = consignment.correction
     # C-STORE peers must take Implicit VR (PS3.5 10.1); on the web and in files Explicit VR is the default
     # (PS3.18 8.7.3.1, PS3.10 7).
@@ -64,6 +69,8 @@ def send_document(
             sent_series_instance_uid=None if copy is None else copy.series_instance_uid,
             transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN if implicit else EXPLICIT_VR_LITTLE_ENDIAN,
         )
+        if document.result.modality == SR_MODALITY:
+            return ""
         outgoing = OutgoingInstance(
             instance_id=_NO_ROW,
             sop_class_uid=document.sop_class_uid,

@@ -161,6 +161,18 @@ def test_destination_that_does_not_ask_gets_no_document(start_peer: Any, routed:
     assert len(peer.received) == 2
 
 
+def test_nothing_is_said_about_documents_or_two_systems_would_talk_for_ever(
+    start_peer: Any, make_node: Any, scripted: Any, write_instance: Any
+) -> None:
+    peer = start_peer()
+    there = {"ae_title": "PEER", "host": "127.0.0.1", "port": peer.port, "timeout_s": 5, "results": True}
+    node = make_node(destinations={"lesions": there, "people": there})
+    node.complete([write_instance(COMPREHENSIVE_SR_STORAGE, Modality="SR")])
+    node.infer(scripted())
+    deliver(node)
+    assert (node.job(JobKind.DELIVER).state, len(peer.received)) == (JobState.DONE, 1)
+
+
 def test_folder_gets_the_same_file_as_the_command_writes_and_the_api_gives(
     make_node: Any, scripted: Any, write_instance: Any, tmp_path: Path
 ) -> None:
@@ -246,7 +258,7 @@ def test_another_decision_is_another_document_and_no_bytes_no_document(routed: A
         told = series_result(session, node.series().id)
     assert replace(told, findings=first.result.findings, changed_at=first.result.changed_at) == first.result
     shutil.rmtree(node.spool.root)
-    with pytest.raises(NoResult, match="no instance of series 1.2.3.4 is here any more"):
+    with pytest.raises(NoResult, match=r"no instance of series 1\.2\.3\.4 is here any more"):
         document(node)
 
 
