@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from datetime import datetime
-from enum import Enum
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel
+
+from iap_node.audit.reports.rendering import plain
+
+__all__ = ["Cursor", "Limit", "Page", "page_of", "plain"]
 
 Item = TypeVar("Item")
 
@@ -22,23 +23,6 @@ class Page(BaseModel, Generic[Item]):
 
     items: list[Item]
     next: int | None = None
-
-
-def plain(record: Any) -> Any:
-    """A record as values that JSON knows; numbers that are not finite become null (RFC 8259, section 6)."""
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {field.name: plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
-    if isinstance(record, Enum):
-        return record.value
-    if isinstance(record, datetime):
-        return record.isoformat()
-    if isinstance(record, float):
-        return record if record - record == 0 else None
-    if isinstance(record, dict):
-        return {str(key): plain(value) for key, value in record.items()}
-    if isinstance(record, list | tuple | set | frozenset):
-        return [plain(item) for item in record]
-    return record
 
 
 def page_of(records: Sequence[Any], limit: int) -> dict[str, Any]:
