@@ -218,10 +218,14 @@ def _status(prediction: SeriesPrediction | None) -> ResultStatus:
 def _statement(found: Judgement, model: ModelUsed | None) -> str:
     if model is None:
         return f"Not analysed: {found.not_analysed_reason}"
-    by = f"model {model.model_id}, {model.training_data}"
     if _status(found.prediction) is ResultStatus.NOVEL:
-        return f"Novel: unlike the images that the {by}, learned from; it makes no prediction."
-    return f"Acquisition parameters predicted from the pixels by an algorithm: {by}."
+        return (
+            f"Novel: unlike what model {model.model_id} ({model.training_data}) learned from; it makes no prediction."
+        )
+    return (
+        f"Acquisition parameters predicted from the pixels by an algorithm: model {model.model_id}, "
+        f"{model.training_data}."
+    )
 
 
 def _parameters(found: Judgement) -> tuple[ParameterResult, ...]:

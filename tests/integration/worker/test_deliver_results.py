@@ -235,7 +235,7 @@ def test_novel_and_not_analysed_series_have_documents_that_say_so(
     assert result_of(node)["status"] == "novel"
     said = set(meanings(dcmread(BytesIO(document(node).content))))
     assert "novel" in said
-    assert any(text.startswith("Novel: unlike the images that the model scripted-1") for text in said)
+    assert any(text.startswith("Novel: unlike what model scripted-1 (none: scripted for a test)") for text in said)
     node.file([write_instance(RAW, SeriesInstanceUID="1.2.3.5")])
     with node.database.transaction() as session:
         archive.complete_series(session, ["1.2.3.5"], NOW)
