@@ -85,6 +85,7 @@ def status(
     not be reported to who asked for them, a disk that is full within three days.
     """
     from iap_node.database.commitments import commitment_counts
+    from iap_node.database.destination_health import pauses
     from iap_node.database.findings import count_findings
     from iap_node.database.status import status_counts
     from iap_node.database.tables import CommitmentState
@@ -97,6 +98,7 @@ def status(
         counts = status_counts(session)
         open_findings = count_findings(session)
         commitments = commitment_counts(session)
+        paused = pauses(session)
     dead = sum(number for (_, state), number in counts.jobs.items() if state is JobState.DEAD)
     reserve_bytes = config.spool.disk_reserve_mb * MIB
     room = capacity(database, config.spool_dir, reserve_bytes, config.retention, datetime.now(UTC))
@@ -115,6 +117,7 @@ def status(
                 "jobs": by_kind,
                 "deliveries": {state.value: number for state, number in counts.deliveries.items()},
                 "dead_letters": dead,
+                "paused_destinations": paused,
                 "open_findings": {severity.value: number for severity, number in open_findings.items()},
                 "held": counts.n_held,
                 "quarantine": counts.n_quarantined,
@@ -131,6 +134,7 @@ def status(
         rows += [(f"series {state}", number) for state, number in counts.series.items()]
         rows += [(f"jobs {kind} {state}", number) for (kind, state), number in counts.jobs.items() if number]
         rows += [(f"deliveries {state}", number) for state, number in counts.deliveries.items() if number]
+        rows += [(f"{one.destination} fails: left alone until", one.paused_until) for one in paused]
         rows += [("series held for a person", counts.n_held)] if counts.n_held else []
         rows += [(f"open findings {severity}", number) for severity, number in open_findings.items() if number]
         rows += [("in quarantine", counts.n_quarantined), ("conflicts kept aside", counts.n_conflicts)]

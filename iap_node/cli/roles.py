@@ -225,7 +225,8 @@ def deliver(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     from iap_node.worker.loop import run_worker
 
     handler = DeliverHandler(database, Spool(config.spool_dir), config)
-    run_worker(JobKind.DELIVER, handler, database, config.jobs, _worker_name("deliver"), stop)
+    limits = {name: one.concurrency for name, one in config.destinations.items()}
+    run_worker(JobKind.DELIVER, handler, database, config.jobs, _worker_name("deliver"), stop, limits)
     database.dispose()
 
 

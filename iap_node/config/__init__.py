@@ -161,6 +161,8 @@ class JobsConfig(Section):
     max_attempts: int = Field(6, ge=1)
     backoff_s: float = Field(10.0, gt=0)
     backoff_max_s: float = Field(3600.0, gt=0)
+    breaker_failures: int = Field(5, ge=1)
+    breaker_s: float = Field(60.0, gt=0)
 
 
 class InferenceConfig(Section):

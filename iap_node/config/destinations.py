@@ -43,6 +43,7 @@ class DestinationConfig(Section):
     timeout_s: float = Field(60.0, gt=0)
     send: Copy = "original"
     results: bool = False  # an SR document of what was found out goes there too, after the instances
+    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
     tls: TlsConfig = TlsConfig()
 
     @property
@@ -59,6 +60,7 @@ class FolderConfig(Section):
     template: str = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
     send: Copy = "original"
     results: bool = False  # an SR document of what was found out goes there too, after the instances
+    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
 
     @field_validator("template")
     @classmethod
@@ -79,6 +81,7 @@ class VerdictConfig(Section):
     secret_file: Path
     ca: Path | None = None  # None: the system's
     timeout_s: float = Field(60.0, gt=0)
+    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
 
     @field_validator("url")
     @classmethod
@@ -114,6 +117,7 @@ class DicomwebConfig(Section):
     instances_per_request: int = Field(50, ge=1)
     send: Copy = "original"
     results: bool = False  # an SR document of what was found out goes there too, after the instances
+    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
 
     @field_validator("url")
     @classmethod
@@ -141,6 +145,7 @@ class ObjectStorageConfig(Section):
     template: str = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
     send: Copy = "original"
     results: bool = False  # an SR document of what was found out goes there too, after the instances
+    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
 
     @field_validator("url")
     @classmethod

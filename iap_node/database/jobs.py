@@ -10,7 +10,7 @@ time.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.config import JobsConfig
+from iap_node.database.destination_health import admit, closed_to_claims
 from iap_node.database.insertion import insert_if_new
 from iap_node.database.tables import DeliveryRow, DeliveryState, JobRow, SeriesRow, StudyRow
 from iap_node.errors import LeaseLost
@@ -83,6 +84,7 @@ def claim(
     lease_s: float,
     now: datetime,
     max_attempts: int = _DEFAULTS.max_attempts,
+    limits: Mapping[str, int] | None = None,
 ) -> Job | None:
     """Lease the job that is due longest, those first whose lease ran out; None when none is due.
 
@@ -96,11 +98,27 @@ def claim(
         After this time without `renew` the job goes to somebody else.
     max_attempts
         `jobs.max_attempts` of the configuration.
+    limits
+        How many DELIVER jobs may be under way at once, by destination; None or no entry: any number. Jobs for
+        destinations that are paused (`destination_health`) wait too.
     """
     _bury_one(session, kind, max_attempts, now)
+    closed = closed_to_claims(session, limits or {}, now) if kind is JobKind.DELIVER else set()
+    while (found := _due(session, kind, max_attempts, closed, now)) is not None:
+        job_id, destination = found
+        if kind is not JobKind.DELIVER or admit(session, destination, limits or {}, lease_s, now):
+            return _lease(session, job_id, worker, now + timedelta(seconds=lease_s), now)
+        closed.add(destination)
+    return None
+
+
+def _due(
+    session: Session, kind: JobKind, max_attempts: int, closed: Collection[str], now: datetime
+) -> tuple[int, str] | None:
+    """The job that is next, and its destination; nobody else gets it until this transaction ends."""
     for state in (JobState.LEASED, JobState.READY):
         due = (
-            select(JobRow.id)
+            select(JobRow.id, JobRow.destination)
             .where(JobRow.kind == kind, JobRow.state == state, JobRow.due_at <= now)
             .order_by(JobRow.due_at, JobRow.id)
             .limit(1)
@@ -108,9 +126,11 @@ def claim(
         )
         if state is JobState.LEASED:
             due = due.where(JobRow.attempts < max_attempts)
-        job_id = session.scalar(due)
-        if job_id is not None:
-            return _lease(session, job_id, worker, now + timedelta(seconds=lease_s), now)
+        if closed:
+            due = due.where(JobRow.destination.not_in(closed))
+        found = session.execute(due).one_or_none()
+        if found is not None:
+            return found.id, found.destination
     return None
 
 

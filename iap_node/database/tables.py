@@ -606,3 +606,15 @@ class NotificationRow(Table):
     told_at: Mapped[datetime | None]  # when anything was last told
     begun_at: Mapped[datetime | None]  # when trouble was last told, not the end of it
     claimed_until: Mapped[datetime | None]  # a process is at it; after a crash another one is
+
+
+class DestinationHealthRow(Table):
+    """How a destination has answered as a whole, so that all workers leave one alone that fails."""
+
+    __tablename__ = "destination_health"
+
+    destination: Mapped[str] = mapped_column(String(128), primary_key=True)  # name in the configuration
+    failures: Mapped[int]  # in a row
+    paused_until: Mapped[datetime | None]  # nobody tries before; None: it is not left alone
+    error: Mapped[str | None] = mapped_column(HeaderText)  # of the last failure
+    failed_at: Mapped[datetime | None]

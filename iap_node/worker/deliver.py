@@ -7,6 +7,7 @@ Only instances that the destination has not accepted yet are offered, as they ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -14,9 +15,10 @@ import structlog
 from iap_node.config import NodeConfig
 from iap_node.database import results
 from iap_node.database.corrections import finish_correction
+from iap_node.database.destination_health import note_answered, note_failed
 from iap_node.database.engine import Database
-from iap_node.errors import PermanentError
-from iap_node.records import Job, JobState
+from iap_node.errors import DeliveryError, PermanentError
+from iap_node.records import InstanceDelivery, Job, JobState
 from iap_node.routing.destinations.destination import open_destination
 from iap_node.spool import Spool
 from iap_node.worker.consignment import MADE_BY, corrected, originals
@@ -60,7 +62,12 @@ class DeliverHandler:
         else:
             consignment = originals(self._database, self._spool, job)
         there = open_destination(destination, lambda: verdict_of(self._database, job))
-        answers = there.send(consignment.instances)
+        try:
+            answers = there.send(consignment.instances)
+        except (DeliveryError, PermanentError) as error:
+            self._note(job.destination, str(error))
+            raise
+        self._note(job.destination, _failure(answers))
         comment = ""
         if destination.results and all(answer.accepted for answer in answers):
             comment = send_document(self._database, self._spool, self._config, job, consignment, destination, there)
@@ -94,3 +101,20 @@ class DeliverHandler:
             corrected_copy=None if copy is None else copy.series_instance_uid,
             corrected_elements=None if copy is None else sorted(copy.elements),
         )
+
+    def _note(self, destination: str, failure: str) -> None:
+        """Let all workers know how the destination answers; "": as it should."""
+        with self._database.transaction() as session:
+            if not failure:
+                note_answered(session, destination)
+                return
+            paused_until = note_failed(session, destination, failure, self._config.jobs, datetime.now(UTC))
+        if paused_until is not None:
+            log.warning("destination is left alone", error=failure, until=paused_until.isoformat())
+
+
+def _failure(answers: Sequence[InstanceDelivery]) -> str:
+    """What speaks of the destination as a whole: that it took nothing, and refused nothing either."""
+    if not answers or any(one.accepted or one.permanent for one in answers):
+        return ""
+    return f"none of {len(answers)} instances was taken; first: {answers[0].comment or 'no comment'}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ def run_worker(
     config: JobsConfig,
     worker: str,
     stop: threading.Event,
+    limits: Mapping[str, int] | None = None,
 ) -> None:
     """Work on jobs of one kind until `stop` is set; the job in hand is finished first.
 
@@ -46,12 +47,14 @@ def run_worker(
         Does the work and ends the job (`results.save_...`); what it raises decides what becomes of the job.
     worker
         Name of this process for people: host, process, role.
+    limits
+        How many jobs may be under way at once, by destination, over all workers.
     """
     log.info("worker starts", kind=kind, worker=worker)
     failures = 0
     while not stop.is_set():
         try:
-            worked = run_once(kind, handle, database, config, worker)
+            worked = run_once(kind, handle, database, config, worker, limits)
             failures = 0
         except RetriableError as error:
             failures += 1
@@ -62,7 +65,14 @@ def run_worker(
     log.info("worker stops", kind=kind, worker=worker)
 
 
-def run_once(kind: JobKind, handle: Handler, database: Database, config: JobsConfig, worker: str) -> bool:
+def run_once(
+    kind: JobKind,
+    handle: Handler,
+    database: Database,
+    config: JobsConfig,
+    worker: str,
+    limits: Mapping[str, int] | None = None,
+) -> bool:
     """Claim one job and work on it; whether there was one.
 
     Raises
@@ -71,7 +81,7 @@ def run_once(kind: JobKind, handle: Handler, database: Database, config: JobsCon
         The database did not answer when asked for a job.
     """
     with database.transaction() as session:
-        job = jobs.claim(session, kind, worker, config.lease_s, _now(), config.max_attempts)
+        job = jobs.claim(session, kind, worker, config.lease_s, _now(), config.max_attempts, limits)
     if job is None:
         return False
     facts = {

@@ -46,7 +46,7 @@ class RunningNode:
             "listener": {"port": 0},
             "spool": {"prepared_mb": 0},  # a node per test: none is worth half a gigabyte of zeros
             "series": {"quiet_period_s": 1.0},
-            "jobs": {"lease_s": 3.0, "poll_s": 0.1, "backoff_s": 0.2},
+            "jobs": {"lease_s": 3.0, "poll_s": 0.1, "backoff_s": 0.2, "breaker_s": 0.2},
             "web": {"enabled": False},
             "log": {"format": "json"},
         }

@@ -132,20 +132,23 @@ def _deliver(storage: Any, name: str, instance: OutgoingInstance) -> InstanceDel
 
 
 def _write(storage: Any, name: str, chunks: Iterator[bytes]) -> None:
-    with contextlib.suppress(FileExistsError):  # folders, where the storage has such
-        storage.makedirs(name.rsplit("/", 1)[0], exist_ok=True) if name.startswith("/") else None
+    if name.startswith("/"):  # folders: buckets have none
+        storage.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
     target = storage.open(name, "wb", autocommit=False)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_discard, target)
         for chunk in chunks:
             target.write(chunk)
         target.close()
-    except BaseException:
-        with contextlib.suppress(*_errors()):
-            target.close()
-        with contextlib.suppress(*_errors()):
-            target.discard()
-        raise
+        undo.pop_all()
     target.commit()
+
+
+def _discard(target: Any) -> None:
+    with contextlib.suppress(*_errors()):
+        target.close()
+    with contextlib.suppress(*_errors()):
+        target.discard()
 
 
 def _errors() -> tuple[type[BaseException], ...]:

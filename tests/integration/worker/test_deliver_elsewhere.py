@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from iap_node.database.destination_health import pauses
 from iap_node.records import JobKind, JobState
 from iap_node.worker.deliver import DeliverHandler
 from iap_node.worker.loop import run_once
@@ -99,3 +100,21 @@ def test_a_webhook_that_refuses_makes_a_dead_letter_with_the_remedy(
     job = node.job(JobKind.DELIVER)
     assert job.state is JobState.DEAD and "answers 401: check its token, secret" in (job.error or "")
     assert len(got) == 1
+
+
+def test_a_destination_that_is_down_is_left_alone_by_the_queue(
+    make_node: Callable[..., Any], scripted: Any, write_instance: Any, tmp_path: Path
+) -> None:
+    folder = {"kind": "folder", "path": tmp_path / "unmounted"}
+    patient = {"lease_s": 60.0, "poll_s": 0.01, "max_attempts": 30, "backoff_s": 1e-6, "backoff_max_s": 3600.0}
+    node = make_node(
+        destinations={"lesions": folder, "people": folder}, jobs=patient | {"breaker_failures": 2, "breaker_s": 3600.0}
+    )
+    node.complete([write_instance()])
+    node.infer(scripted())
+    assert deliver(node) and deliver(node)
+    assert not deliver(node)
+    assert node.job(JobKind.DELIVER).attempts == 2
+    with node.database.reading() as session:
+        (pause,) = pauses(session)
+    assert (pause.destination, pause.failures) == ("lesions", 2) and "mount its disk" in pause.error
