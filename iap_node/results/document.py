@@ -25,6 +25,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 import iap_node
+from iap_node.dicom.parameters import canonical_number
 from iap_node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from iap_node.dicom.sop_classes import MR_IMAGE_SOP_CLASSES
 from iap_node.records import ParameterKind, Witness
@@ -238,10 +239,12 @@ def _parameter(one: ParameterResult, result: SeriesResult) -> Dataset:
         said.append(_coded("CONTAINS", concept, term(one.keyword, label.value), properties))
     if one.by_association:
         said.append(_text("CONTAINS", codes.BY_ASSOCIATION, "may question the header, never contradict it"))
+    number = canonical_number(one.header_value) if one.unit else None
+    said += _number("CONTAINS", codes.HEADER_VALUE, number, one.unit)
     said += [
         _text("CONTAINS", concept_name, text)
         for concept_name, text in (
-            (codes.HEADER_VALUE, one.header_value),
+            (codes.HEADER_VALUE, one.header_value if number is None else ""),
             (codes.HEADER_PROBLEM, one.header_problem),
             (codes.SUGGESTED_VALUE, one.suggested_value),
             (codes.REASON, one.reason),

@@ -81,8 +81,15 @@ def test_number_has_unit_interval_and_confidence(result: SeriesResult, make_orig
     (value,) = group["Echo Time"]
     assert number(value) == (88.25, "ms")
     assert [number(one) for one in value.ContentSequence] == [(80.5, "ms"), (97.0, "ms"), (0.95, "1")]
-    assert [one.TextValue for one in group["Value stated in the header"]] == ["12"]
+    assert [number(one) for one in group["Value stated in the header"]] == [(12.0, "ms")]
     assert group["Header compared with the pixels"][0].ConceptCodeSequence[0].CodeMeaning == "contradicts"
+
+
+def test_header_value_that_is_no_number_is_told_as_written(result: SeriesResult, make_origin: Any) -> None:
+    varies = replace(result.parameters[0], header_value="12\\13", header_problem="varies in the series")
+    group = of_group(read(replace(result, parameters=(varies,)), make_origin()), "EchoTime")
+    assert [one.TextValue for one in group["Value stated in the header"]] == ["12\\13"]
+    assert [one.TextValue for one in group["Problem of the value in the header"]] == ["varies in the series"]
 
 
 def test_classes_are_coded_with_their_probability_and_the_value_in_full(result: SeriesResult, make_origin: Any) -> None:
