@@ -103,7 +103,10 @@ sends each series where it fits. It can be asked what it holds, promises what it
 
 {_table(("network service", "UID", "SCU", "SCP"), rows)}
 
-It reads media (DICOMDIR) and writes none. DICOMweb services are not part of this statement."""
+It reads media (DICOMDIR) and writes none. It is no DICOMweb origin
+server. As a user agent DELIVERY stores by POST to `studies` (STOW-RS, PS3.18 section 10.5): `multipart/related;
+type="application/dicom"`, SOP Classes and transfer syntaxes as received, answers as `application/dicom+json`; bearer
+token and client certificate where `destinations` names them."""
 
 
 def _introduction() -> str:
