@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint bench bench-ingest bench-audit bench-web soak fuzz clean
+.PHONY: demo run test lint bench bench-ingest bench-audit bench-web screenshots soak fuzz clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -42,6 +42,11 @@ bench-audit: $(STAMP)
 # server time of the console's pages over a million simulated instances, on SQLite and PostgreSQL
 bench-web: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.web
+
+# the images of the README, of simulated data
+screenshots: $(STAMP)
+	mkdir -p docs/images
+	IAP_NODE_SCREENSHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -q tests/acceptance/test_console.py
 
 # the crash drill with new seeds: kill -9 and power cuts until the time is over
 SOAK_MINUTES ?= 30

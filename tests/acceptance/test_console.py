@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from training.simulation.series import simulate_series
 ADMINS = "an admin's pass phrase"
 VIEWERS = "a viewer's pass phrase"
 WAIT_MS = 60_000.0
+PICTURES = {"/": "overview", "/series/1": "series", "/findings/1": "finding"}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,14 @@ def chromium(program: Callable[[str, str], str]) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+def keep_picture(page: Page, name: str) -> None:
+    """Into the folder that `make screenshots` names; its images stand in the README."""
+    if folder := os.environ.get("IAP_NODE_SCREENSHOTS"):
+        if page.locator("[data-slices]").count():
+            expect(page.locator("img.slice")).to_be_visible()
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
 class Watched:
@@ -152,6 +162,8 @@ def test_a_study_is_seen_found_wrong_decided_and_requeued_and_a_viewer_may_only_
     for window in (desk, visitor):
         for path in [*paths, "/admin"] if window is desk else paths:
             page = window.go(path)
+            if window is desk and path in PICTURES:
+                keep_picture(page, PICTURES[path])
             wrong += [f"{path}: {fault}" for fault in faults(page)]
             if not page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"):
                 wrong.append(f"{path} is too wide")
