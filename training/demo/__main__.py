@@ -199,6 +199,8 @@ def _send(files: Sequence[Path], port: int) -> None:
     try:
         for ds in datasets:
             status = assoc.send_c_store(ds)
+            if "Status" not in status:
+                raise DemoFailed(f"the node did not answer a C-STORE within {ae.dimse_timeout:g} s; see its node.log")
             if status.Status != 0x0000:
                 raise DemoFailed(f"the node answered {status.Status:04X}H for {ds.SOPInstanceUID}")
     finally:
