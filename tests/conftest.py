@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -62,12 +63,18 @@ def mr_real() -> Path:
     return MR_REAL
 
 
+# Where others' programs are: pynetdicom puts a storescu of its own beside the Python of an activated environment.
+_PATH_OF_OTHERS = [
+    folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder) != Path(sys.executable).parent
+]
+
+
 @pytest.fixture(scope="session")
 def program() -> Callable[[str, str], str]:
     """Finds a program that a test drives: `program("storescu", "dcmtk")`; skips with what to install when absent."""
 
     def find(name: str, debian_package: str) -> str:
-        path = shutil.which(name)
+        path = shutil.which(name, path=os.pathsep.join(_PATH_OF_OTHERS))
         if path is None:
             pytest.skip(f"{name} is not installed; apt-get install {debian_package}")
         return path
