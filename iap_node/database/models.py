@@ -35,3 +35,8 @@ def list_models(session: Session) -> list[RegisteredModel]:
     query = select(ModelRow.model_id, ModelRow.manifest, ModelRow.registered_at)
     newest_first = query.order_by(ModelRow.registered_at.desc(), ModelRow.model_id)
     return [RegisteredModel(*row) for row in session.execute(newest_first)]
+
+
+def manifest_of(session: Session, model_id: str) -> dict[str, Any]:
+    """The manifest of a model package as it was registered; empty where it never was."""
+    return session.scalar(select(ModelRow.manifest).where(ModelRow.model_id == model_id)) or {}

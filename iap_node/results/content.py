@@ -12,15 +12,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import iap_node
 from iap_node.database.archive import current_instances
 from iap_node.database.findings import FindingFilter, every_finding
+from iap_node.database.models import manifest_of
 from iap_node.database.results import Judgement, judgement
 from iap_node.database.series import series_by_id
-from iap_node.database.tables import ModelRow
 from iap_node.dicom.parameters import PARAMETERS, AcquisitionParameter
 from iap_node.errors import PermanentError
 from iap_node.records import (
@@ -200,7 +199,7 @@ def series_result(session: Session, series_id: int, revision: int | None = None)
 def _model(session: Session, prediction: SeriesPrediction | None) -> ModelUsed | None:
     if prediction is None:
         return None
-    manifest = session.scalar(select(ModelRow.manifest).where(ModelRow.model_id == prediction.model_id)) or {}
+    manifest = manifest_of(session, prediction.model_id)
     return ModelUsed(
         model_id=prediction.model_id,
         name=str(manifest.get("name") or prediction.model_id),

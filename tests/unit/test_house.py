@@ -151,3 +151,16 @@ def test_no_broad_except_outside_the_edges() -> None:
             if isinstance(caught, ast.Name) and caught.id in {"Exception", "BaseException"}:
                 offenders.append(str(path.relative_to(REPOSITORY)))
     assert set(offenders) <= edges
+
+
+def test_queries_stand_in_the_database_room_alone() -> None:
+    """`from sqlalchemy import ...` brings SQL; the session, which others hand on, comes from sqlalchemy.orm."""
+    offenders = [
+        str(path.relative_to(REPOSITORY))
+        for path in (REPOSITORY / "iap_node").rglob("*.py")
+        if "database" not in path.relative_to(REPOSITORY / "iap_node").parts
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (isinstance(node, ast.ImportFrom) and node.module == "sqlalchemy")
+        or (isinstance(node, ast.Import) and any(name.name == "sqlalchemy" for name in node.names))
+    ]
+    assert offenders == []
