@@ -435,7 +435,7 @@ class Finding:
     """One finding per (series, element, check): what a witness has against a header, with its evidence.
 
     `evidence` is printable; `raw` is as written, cut off, and must be escaped wherever it is shown. What is found
-    against the header as a whole has the element SeriesInstanceUID.
+    against the header as a whole has the element SeriesInstanceUID; its `raw` by the pixels is a digest of the values.
     """
 
     element: str  # DICOM keyword
