@@ -23,8 +23,10 @@ from iap_node.database.tables import InstanceRow
 from iap_node.listener.address import read_port
 from tests.acceptance.conftest import RunningNode, wait_for
 from tests.integration.listener.conftest import encode, make_instance
-from tests.integration.listener.wire import COMMAND, DATA, LAST, RawSender, item, pdu, store_request
+from tests.integration.listener.wire import COMMAND, DATA, LAST, RawSender, item, items, pdu, store_request
 
+SOCKET_BYTES = 48 * 1024**2  # above the sum of both buffers of a loopback connection (tcp_rmem, tcp_wmem)
+FRAGMENT_BYTES = 60_000
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # result, source, reason: PS3.8 Table 9-21
 
 
@@ -164,8 +166,9 @@ def test_running_store_is_finished_and_no_connection_accepted_when_all_are_stopp
     make_listener: Callable[..., Listener],
 ) -> None:
     node = make_listener()
-    ds = make_instance()
-    dataset = encode(ds)
+    # More than a connection can hold on its way: whoever has sent it knows that the listener reads it.
+    ds = make_instance(PixelData=bytes(SOCKET_BYTES))
+    *fragments, last = items(DATA, encode(ds), FRAGMENT_BYTES)
 
     def is_refused() -> bool:
         try:
@@ -176,11 +179,10 @@ def test_running_store_is_finished_and_no_connection_accepted_when_all_are_stopp
 
     port = node.port
     with RawSender(port) as sender:
-        sender.send(pdu(item(COMMAND | LAST, store_request(ds.SOPInstanceUID))), pdu(item(DATA, dataset[:100])))
-        wait_for(lambda: node.events("association established"), "the association")
+        sender.send(pdu(item(COMMAND | LAST, store_request(ds.SOPInstanceUID))), *map(pdu, fragments))
         node.terminate()
         wait_for(is_refused, "the port to close")
-        sender.send(pdu(item(DATA | LAST, dataset[100:])))
+        sender.send(pdu(last))
         assert sender.read_response().Status == 0x0000
         assert sender.is_aborted()
     assert node.exit_code() == 0
