@@ -21,6 +21,7 @@ from iap_node.config.crontab import crontab
 from iap_node.config.destinations import KIND_PROBLEM, KINDS, AnyDestination, section_of_kind
 from iap_node.config.destinations import DestinationConfig as DestinationConfig
 from iap_node.config.notifications import NotificationsConfig
+from iap_node.config.retraining import RetrainingConfig
 from iap_node.config.routing import TERM_KEYS, TERM_PROBLEM, RoutingConfig, section_of_tag
 from iap_node.config.section import Section, did_you_mean, keys_of
 from iap_node.config.tls import TlsConfig as TlsConfig
@@ -264,6 +265,7 @@ class NodeConfig(Section):
     retention: RetentionConfig = RetentionConfig()
     web: WebConfig = WebConfig()
     notifications: NotificationsConfig = NotificationsConfig()
+    retraining: RetrainingConfig = RetrainingConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
@@ -283,6 +285,16 @@ class NodeConfig(Section):
     def spool_dir(self) -> Path:
         """Root of the spool."""
         return self.data_dir / "spool"
+
+    @property
+    def models_dir(self) -> Path:
+        """Packages of the models that were trained or registered here, each in a folder named after the model."""
+        return self.data_dir / "models"
+
+    @property
+    def retraining_dir(self) -> Path:
+        """What a training works with: its data set, its checkpoint, its package before it is one."""
+        return self.data_dir / "retraining"
 
     @property
     def patient_key_path(self) -> Path:
