@@ -60,6 +60,44 @@ class CommitmentState(StrEnum):
     EXPIRED = "expired"  # it could not be told in time
 
 
+class ModelState(StrEnum):
+    """What a model package is to this node."""
+
+    CANDIDATE = "candidate"  # may be put into shadow or promoted
+    SHADOW = "shadow"  # predicts beside the champion, and decides nothing
+    CHAMPION = "champion"  # the one whose predictions count
+    RETIRED = "retired"  # was champion, or was laid aside; may come back
+    REFUSED = "refused"  # failed a gate: it never decides anything
+
+
+class ModelEventKind(StrEnum):
+    """What happened to a model package."""
+
+    REGISTERED = "registered"
+    GATES_PASSED = "gates_passed"
+    GATES_FAILED = "gates_failed"
+    SHADOW_BEGUN = "shadow_begun"
+    SHADOW_ENDED = "shadow_ended"
+    SHADOW_FAILED = "shadow_failed"  # it could not predict a series beside the champion
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"  # another became champion again in its place
+    RESTORED = "restored"  # it became champion again
+    RETIRED = "retired"
+    NOT_LOADED = "not_loaded"  # a worker could not load its package, and keeps the model that it had
+    LOADED_AGAIN = "loaded_again"  # the same worker could, later
+
+
+class RetrainingState(StrEnum):
+    """How far a retraining got."""
+
+    REQUESTED = "requested"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"  # a candidate is registered
+    REFUSED = "refused"  # a model came out of it, and a gate refused it; or there was nothing new to learn from
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # its process is gone
+
+
 class Table(DeclarativeBase):
     """Base of all tables; names every constraint, so that migrations can refer to them on both databases."""
 
@@ -251,14 +289,82 @@ class JobRow(Table):
     updated_at: Mapped[datetime]
 
 
+# One model is champion and one in shadow at most: a unique index over `state` of these alone.
+MODEL_AT_WORK = text("state IN ('champion', 'shadow')")
+
+
 class ModelRow(Table):
-    """A model package that has been at work here."""
+    """A model package, and what it is to this node. `database.models` alone changes its state.
+
+    `parent_id` and `predecessor_id` are no foreign keys: a package from elsewhere names a parent that was never here.
+    """
 
     __tablename__ = "model"
+    __table_args__ = (
+        Index("ix_model_at_work", "state", unique=True, sqlite_where=MODEL_AT_WORK, postgresql_where=MODEL_AT_WORK),
+    )
 
     model_id: Mapped[str] = mapped_column(HeaderText, primary_key=True)
     manifest: Mapped[dict[str, Any]]
     registered_at: Mapped[datetime]
+    state: Mapped[ModelState] = mapped_column(state_column(ModelState, "state"), server_default=ModelState.RETIRED)
+    folder: Mapped[str | None]  # of its package, below the data directory; None: it is not here
+    manifest_sha256: Mapped[str | None] = mapped_column(String(64))  # of model.json
+    gates: Mapped[list[Any] | None]  # `models.Gate` each; None: no gates were asked
+    provenance: Mapped[dict[str, Any] | None]  # how it came here; the package's own stands in the manifest
+    parent_id: Mapped[str | None] = mapped_column(HeaderText)  # the model that its training began with
+    predecessor_id: Mapped[str | None] = mapped_column(HeaderText)  # champion before it: where a roll-back leads
+    shadow_series: Mapped[int | None]  # for how many series it is, or was last, in shadow
+    shadow_begun_at: Mapped[datetime | None]
+    shadow_ended_at: Mapped[datetime | None]
+
+
+class ModelEventRow(Table):
+    """What happened to a model, and who did it; rows are only ever added."""
+
+    __tablename__ = "model_event"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.model_id"), index=True)
+    at: Mapped[datetime]
+    who: Mapped[str] = mapped_column(HeaderText)  # a person's name, or what of the node: "infer", "retraining 3"
+    event: Mapped[ModelEventKind] = mapped_column(state_column(ModelEventKind, "event"))
+    reason: Mapped[str] = mapped_column(HeaderText)
+    details: Mapped[dict[str, Any]]
+
+
+class RetrainingRow(Table):
+    """One retraining, from the request to its end. `under_way` lets one be requested or running at most."""
+
+    __tablename__ = "retraining"
+    __table_args__ = (
+        CheckConstraint("under_way = (state IN ('requested', 'running'))", name="under_way"),
+        CheckConstraint("(ended_at IS NULL) = (state IN ('requested', 'running'))", name="ended"),
+        CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
+        Index(
+            "ix_retraining_under_way",
+            "under_way",
+            unique=True,
+            sqlite_where=text("under_way"),
+            postgresql_where=text("under_way"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    state: Mapped[RetrainingState] = mapped_column(state_column(RetrainingState, "state"))
+    under_way: Mapped[bool]
+    requested_by: Mapped[str] = mapped_column(HeaderText)  # a person's name, or "schedule"
+    requested_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]  # of the process that runs it
+    ended_at: Mapped[datetime | None]
+    stage: Mapped[str] = mapped_column(HeaderText)  # "preparing", "training", "evaluating"
+    progress: Mapped[float]  # 0 to 1, over all stages
+    message: Mapped[str] = mapped_column(HeaderText)  # for people: what it is at, or why it ended as it did
+    champion_model_id: Mapped[str | None] = mapped_column(ForeignKey("model.model_id"))  # when it began
+    candidate_model_id: Mapped[str | None] = mapped_column(ForeignKey("model.model_id"))
+    host: Mapped[str | None] = mapped_column(HeaderText)
+    pid: Mapped[int | None]
 
 
 class PredictionRow(Table):
