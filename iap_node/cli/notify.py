@@ -28,6 +28,7 @@ def notify(
 
     The scheduler tells; this only shows, or sends a test. Exit code 1 when a channel did not take the test.
     """
+    from iap_node.config.notifications import HAPPENS_ONCE
     from iap_node.notify.message import Event
     from iap_node.notify.watch import Watch, channels_of
     from iap_node.upkeep.capacity import capacity
@@ -55,6 +56,7 @@ def notify(
     from iap_node.database.notifications import told
 
     troubles = watch.troubles(now)
+    once = [kind for kind in config.notifications.kinds if kind in HAPPENS_ONCE]
     with database.reading() as session:
         last = {channel.name: told(session, channel.name) for channel in channels_of(config)}
     if as_json:
@@ -75,7 +77,7 @@ def notify(
                 "" if trouble is None else trouble.summary,
                 *(kinds[kind][1] if kind in kinds else None for kinds in last.values()),
             )
-            for kind, trouble in troubles.items()
+            for kind, trouble in {**troubles, **dict.fromkeys(once)}.items()
         ],
         empty="notifications.kinds names nothing",
     )

@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r"[^\s@<>,;:\"]+@[^\s@<>,;:\"]+")
 
 
 class TroubleKind(StrEnum):
-    """What the node tells about. Each is a condition that begins and ends."""
+    """What the node tells about. Each is a condition that begins and ends, save those in `HAPPENS_ONCE`."""
 
     DEAD_LETTERS = "dead_letters"
     DESTINATION_FAILING = "destination_failing"
@@ -28,6 +28,10 @@ class TroubleKind(StrEnum):
     QUARANTINE_GROWN = "quarantine_grown"
     MODEL_DRIFT = "model_drift"
     SERIES_HELD = "series_held"
+    TRAINING_ENDED = "training_ended"  # with a candidate, or without one and why
+
+
+HAPPENS_ONCE = frozenset({TroubleKind.TRAINING_ENDED})
 
 
 class EmailConfig(Section):

@@ -6,15 +6,18 @@ before, and notes afterwards what it told. When it dies in between, the claim ru
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from iap_node.config.notifications import TroubleKind
 from iap_node.database.insertion import insert_if_new
 from iap_node.database.routes import waits
 from iap_node.database.tables import (
+    AnnouncementRow,
     DeliveryRow,
     DeliveryState,
     JudgementRow,
@@ -70,6 +73,46 @@ def give_claim_back(session: Session, channel: str, kind: str) -> None:
     """What was claimed could not be told; somebody may try again."""
     row = NotificationRow
     session.execute(update(row).where(row.channel == channel, row.kind == kind).values(claimed_until=None))
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What happened once, for people."""
+
+    id: int
+    summary: str
+    remedy: str
+    made_at: datetime
+
+
+def announce(session: Session, kind: TroubleKind, summary: str, remedy: str, now: datetime) -> None:
+    """Let people be told of what happened, in the transaction in which it does; nothing of a patient or a header.
+
+    The scheduler tells it within a minute where `notifications.kinds` names the kind, or after quiet hours.
+
+    Parameters
+    ----------
+    kind
+        One of `HAPPENS_ONCE`.
+    summary
+        One line.
+    remedy
+        What to do about it: a command.
+    """
+    session.execute(
+        insert(AnnouncementRow).values(kind=kind.value, summary=summary, remedy=remedy, made_at=now)
+    )
+
+
+def announcements(session: Session, kind: TroubleKind, after: int, since: datetime) -> list[Announcement]:
+    """What was announced after the announcement of that number, and since a time; the oldest first."""
+    row = AnnouncementRow
+    query = (
+        select(row.id, row.summary, row.remedy, row.made_at)
+        .where(row.kind == kind.value, row.id > after, row.made_at >= since)
+        .order_by(row.id)
+    )
+    return [Announcement(*one) for one in session.execute(query)]
 
 
 def failing_deliveries(session: Session, waiting_since: datetime) -> dict[str, tuple[int, int]]:

@@ -396,7 +396,7 @@ class JudgementRow(Table):
     prediction_id: Mapped[int | None] = mapped_column(ForeignKey("prediction.id"))
     not_analysed_reason: Mapped[str | None] = mapped_column(HeaderText)
     header: Mapped[dict[str, Any]]  # the whole `SeriesHeader`
-    judged_at: Mapped[datetime]
+    judged_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class InstanceProblemRow(Table):
@@ -584,13 +584,37 @@ class RouteChangeRow(Table):
     at: Mapped[datetime]
 
 
+class SeriesHoldRow(Table):
+    """A person holds a series, whatever its revisions are judged to be: nothing of it is sent until it is released."""
+
+    __tablename__ = "series_hold"
+    __table_args__ = (
+        Index(
+            "ix_series_hold_standing",
+            "series_id",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    who: Mapped[str] = mapped_column(HeaderText)
+    reason: Mapped[str] = mapped_column(HeaderText)
+    held_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]  # released or rerouted by a person; None: it stands
+    ended_by: Mapped[str | None] = mapped_column(HeaderText)
+    end_reason: Mapped[str | None] = mapped_column(HeaderText)
+
+
 class DeliveryRow(Table):
     """One revision of a series on its way to one destination."""
 
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("series_id", "revision", "destination"),
-        Index(None, "state"),
+        Index(None, "state", "updated_at", "destination"),  # how many per hour
     )
 
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
@@ -643,6 +667,15 @@ class CommitmentRow(Table):
     requested_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+
+
+class CommitmentSeriesRow(Table):
+    """A series that a storage commitment request named instances of; stays when the request's own list is forgotten."""
+
+    __tablename__ = "commitment_series"
+
+    commitment_id: Mapped[int] = mapped_column(ForeignKey("commitment_request.id"), primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True, index=True)
 
 
 class AccountRow(Table):
@@ -712,6 +745,18 @@ class NotificationRow(Table):
     told_at: Mapped[datetime | None]  # when anything was last told
     begun_at: Mapped[datetime | None]  # when trouble was last told, not the end of it
     claimed_until: Mapped[datetime | None]  # a process is at it; after a crash another one is
+
+
+class AnnouncementRow(Table):
+    """What happened once and is to be told; how far a channel has heard stands in `notification`."""
+
+    __tablename__ = "announcement"
+
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    summary: Mapped[str]
+    remedy: Mapped[str]
+    made_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class DestinationHealthRow(Table):

@@ -23,6 +23,7 @@ class Event(StrEnum):
     STILL = "still"  # told again, since nothing has changed for long
     BETTER = "better"  # some of it is over
     OVER = "over"
+    HAPPENED = "happened"  # once: it neither stands nor ends
     TEST = "test"
 
 
@@ -66,7 +67,7 @@ class Message:
     @property
     def title(self) -> str:
         """The subject of an e-mail."""
-        before = "" if self.event in (Event.BEGUN, Event.TEST) else f"{self.event}: "
+        before = "" if self.event in (Event.BEGUN, Event.HAPPENED, Event.TEST) else f"{self.event}: "
         return f"IAP node {self.node}: {before}{self.summary}"
 
 

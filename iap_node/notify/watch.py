@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from iap_node.config import NodeConfig
-from iap_node.config.notifications import TroubleKind
+from iap_node.config.notifications import HAPPENS_ONCE, TroubleKind
 from iap_node.database import notifications as rows
 from iap_node.database.engine import Database
 from iap_node.errors import NodeError
 from iap_node.notify.conditions import Look, LookAtRoom, looks
-from iap_node.notify.decision import Told, news
+from iap_node.notify.decision import Told, is_quiet, news
 from iap_node.notify.email import EmailChannel
 from iap_node.notify.message import Channel, Event, Message, Trouble
 from iap_node.notify.webhook import WebhookChannel
@@ -21,6 +21,8 @@ from iap_node.notify.webhook import WebhookChannel
 # What reads much of the archive is looked at less often; between two looks the last one stands.
 SELDOM = {TroubleKind.MODEL_DRIFT: timedelta(hours=1), TroubleKind.DISK_LOW: timedelta(minutes=5)}
 CLAIM = timedelta(minutes=10)  # longer than any channel takes
+STALE = timedelta(days=7)  # what happened longer ago is told to nobody: a channel that is new gets no history
+LAST = "announcement"  # the number of the last that a channel was told of
 
 log = structlog.get_logger("notify")
 
@@ -52,7 +54,9 @@ class Watch:
         self._database = database
         self._channels = channels_of(config) if channels is None else channels
         every = looks(config, database, room)
-        self._looks: dict[TroubleKind, Look] = {kind: every[kind] for kind in config.notifications.kinds}
+        self._looks: dict[TroubleKind, Look] = {
+            kind: every[kind] for kind in config.notifications.kinds if kind not in HAPPENS_ONCE
+        }
         self._last: dict[TroubleKind, tuple[datetime, Trouble | None]] = {}
 
     def look(self, now: datetime) -> None:
@@ -72,6 +76,8 @@ class Watch:
                 event = news(kind, trouble, last, self._config.notifications, now)
                 if event is not None and not self._tell_of(channel, kind, trouble, event, last, now):
                     break  # it would not take the others either, and each try may last until its timeout
+            else:
+                self._tell_what_happened(channel, told, now)
 
     def troubles(self, now: datetime) -> dict[TroubleKind, Trouble | None]:
         """What is wrong, by kind; kinds that cannot be looked at now are left out: they neither begin nor end."""
@@ -120,6 +126,32 @@ class Watch:
             return False
         log.info("told", channel=channel.name, kind=kind.value, what=event.value)
         return True
+
+    def _tell_what_happened(self, channel: Channel, told: dict[str, rows.ToldRow], now: datetime) -> None:
+        """Tell a channel what was announced since it last heard, in order, until it does not take one."""
+        config = self._config.notifications
+        for kind in config.kinds:
+            if kind not in HAPPENS_ONCE or (is_quiet(config, now) and kind not in config.quiet_exempt):
+                continue
+            amounts, told_at, _ = told.get(kind, ({}, None, None))
+            with self._database.reading() as session:
+                new = rows.announcements(session, kind, amounts.get(LAST, 0), now - STALE)
+            for one in new:
+                with self._database.transaction() as session:
+                    if not rows.claim(session, channel.name, kind.value, told_at, now + CLAIM, now):
+                        break
+                message = self.message(kind.value, Event.HAPPENED, one.summary, one.remedy, one.made_at)
+                error = _sent(channel, message)
+                with self._database.transaction() as session:
+                    if error is not None:
+                        rows.give_claim_back(session, channel.name, kind.value)
+                    else:
+                        rows.note_told(session, channel.name, kind.value, {LAST: one.id}, now, begun=True)
+                if error is not None:
+                    log.warning("not told", channel=channel.name, kind=kind.value, error=str(error))
+                    return
+                told_at = now
+                log.info("told", channel=channel.name, kind=kind.value, what=Event.HAPPENED.value)
 
     def _message_of(
         self, kind: TroubleKind, trouble: Trouble | None, event: Event, last: Told, now: datetime

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from iap_node.cli import app
 from iap_node.config import NodeConfig, SpoolConfig, parse_config
-from iap_node.config.notifications import EmailConfig, TroubleKind, WebhookConfig
+from iap_node.config.notifications import HAPPENS_ONCE, EmailConfig, TroubleKind, WebhookConfig
 from iap_node.database import jobs
 from iap_node.database.alarms import AlarmRate
+from iap_node.database.notifications import announce
 from iap_node.database.report_figures import Scanner
 from iap_node.errors import ConfigError, NodeError
 from iap_node.notify import conditions
@@ -201,6 +202,30 @@ def test_what_another_process_is_telling_is_not_told_twice(make_archive: Callabl
     assert told.news() == [("quarantine_grown", Event.BEGUN)] and kept.news() == []
 
 
+def test_what_happens_once_is_told_once_in_order_and_after_quiet_hours(make_archive: Callable[[], Archive]) -> None:
+    """A channel that is away hears of it later, one that is new hears nothing of long ago, and it is never "over"."""
+    archive, kept, away = make_archive(), Kept("kept"), Kept("away", is_away=True)
+    quiet = NodeConfig.model_validate({"notifications": {"quiet_hours": f"{NOW:%H}:00-{LATER + HOUR:%H}:00"}})
+    with archive.database.transaction() as session:
+        announce(session, TroubleKind.TRAINING_ENDED, "long ago", "look", NOW - timedelta(days=8))
+        announce(session, TroubleKind.TRAINING_ENDED, "no candidate: a gate refused it", "look at the models", NOW)
+        announce(session, TroubleKind.TRAINING_ENDED, "candidate m-2", "look at the models", NOW)
+    Watch(quiet, archive.database, lambda _: Room(), [kept]).look(LATER)
+    assert kept.messages == []
+    untold = NodeConfig.model_validate({"notifications": {"kinds": ["disk_low"]}})
+    Watch(untold, archive.database, lambda _: Room(), [kept]).look(LATER)
+    assert kept.messages == []
+    Watch(NodeConfig(), archive.database, lambda _: Room(), [kept, away]).look(LATER)
+    assert [message.summary for message in kept.messages] == ["no candidate: a gate refused it", "candidate m-2"]
+    assert kept.messages[0].title == "IAP node IAP_NODE: no candidate: a gate refused it"
+    assert kept.news() == [("training_ended", Event.HAPPENED)] * 2
+    away.is_away = False
+    again = Watch(NodeConfig(), archive.database, lambda _: Room(), [kept, away])
+    for later in (LATER, LATER + HOUR):
+        again.look(later)
+    assert kept.messages == [] and [message.at for message in away.messages] == [NOW, NOW]
+
+
 @ON_SQLITE
 def test_drift_is_told_by_parameter_and_names_no_scanner(
     make_archive: Callable[[], Archive], monkeypatch: pytest.MonkeyPatch
@@ -297,7 +322,7 @@ def test_the_command_sends_a_test_to_each_channel(outside: Outside) -> None:
     assert done.exit_code == 0 and "email: taken" in done.output and "webhook: taken" in done.output
     assert [json.loads(body)["event"] for _, body in outside.web.posts] == ["test"] and len(outside.mail.mails) == 1
     shown = json.loads(run.invoke(app, ["notify", "--json", "-c", str(path)]).output)
-    assert shown["enabled"] and set(shown["troubles"]) == {kind.value for kind in TroubleKind}
+    assert shown["enabled"] and set(shown["troubles"]) == {kind.value for kind in set(TroubleKind) - HAPPENS_ONCE}
     outside.web.status = 500
     assert run.invoke(app, ["notify", "--test", "-c", str(path)]).exit_code == 1
 
