@@ -8,6 +8,7 @@ the weights of an uninterrupted one. Called by the command line and by `training
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,7 @@ def fit(
     epochs: int | None = None,
     minutes: float | None = None,
     device: str = "cpu",
+    start: Mapping[str, NDArray[Any]] | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     checkpoint_steps: int = CHECKPOINT_STEPS,
 ) -> FittedNetwork:
@@ -110,6 +112,8 @@ def fit(
     minutes
         Ends the run, schedule included, after this time if the epochs have not ended it before. The result
         then depends on the machine; without it, on a CPU, on the seed alone.
+    start
+        Weights that the network begins with, all of them; None: random ones.
 
     Raises
     ------
@@ -121,6 +125,8 @@ def fit(
     n_slices = training.inputs.shape[1]
     targets = torch.from_numpy(encode_targets(heads, training.labels)).repeat_interleave(n_slices, dim=0)
     run = _Run(recipe, heads, seed, len(inputs), epochs or recipe.epochs, minutes, torch.device(device))
+    if start is not None:
+        run.begin_with(start)
     checkpoint = folder / CHECKPOINT
     folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
@@ -171,6 +177,16 @@ class _Run:
         self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
         self.step = 0
         self._before_s, self._started = 0.0, time.monotonic()
+
+    def begin_with(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Begin with these weights; a checkpoint of a run that began otherwise is another run's."""
+        digest = hashlib.sha256()
+        for name in sorted(weights):
+            digest.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
+        self._identity += f" start={digest.hexdigest()}"
+        self._network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        for name, value in self._network.state_dict().items():
+            self._average[name].copy_(value)
 
     @property
     def elapsed_s(self) -> float:
