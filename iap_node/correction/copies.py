@@ -21,13 +21,13 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from iap_node.correction.changes import MATRIX, Change, Changes
-from iap_node.correction.encoded import EncodedInstance, Part, PartsStream, Span, damage_is_told, deflated
 from iap_node.correction.trace import ORIGINAL_ATTRIBUTES, Origin, creation_elements, trace_elements
 from iap_node.correction.uids import CopyUids
 from iap_node.correction.values import UnusableValue, Value, encode_element, encode_value, meaning
 from iap_node.correction.writes import GROUPS, Write, applicable, apply, is_replaced, tags_of_interest, writes
 from iap_node.dicom import elements as el
 from iap_node.dicom.deflated import inflate
+from iap_node.dicom.encoded import EncodedInstance, Part, PartsStream, Span, damage_is_told, deflated
 from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.part10 import file_preamble, read_file_meta
 from iap_node.dicom.values import raw_text

@@ -15,9 +15,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, keyword_for_tag
 
-from iap_node.correction.encoded import EncodedInstance
 from iap_node.correction.values import Attribute, conforms, encode_element
 from iap_node.dicom import elements as el
+from iap_node.dicom.encoded import EncodedInstance
 from iap_node.dicom.values import raw_text
 from iap_node.errors import UnreadableInstance
 

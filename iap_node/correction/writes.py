@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from iap_node.correction.changes import MATRIX, Change, matrix_steps
-from iap_node.correction.encoded import EncodedInstance
 from iap_node.correction.values import Attribute, UnusableValue, attribute, encode_value, same_text
+from iap_node.dicom.encoded import EncodedInstance
 from iap_node.dicom.header import PER_FRAME_GROUPS, SHARED_GROUPS
 from iap_node.dicom.values import items, raw_text
 

@@ -18,10 +18,10 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from iap_node.correction.changes import gather
 from iap_node.correction.copies import CopyPlan, CorrectedInstance, Original, survey
-from iap_node.correction.encoded import EncodedInstance
 from iap_node.correction.trace import Origin
 from iap_node.correction.uids import CopyUids
 from iap_node.database.corrections import AcceptedValue
+from iap_node.dicom.encoded import EncodedInstance
 from iap_node.dicom.part10 import open_data_set
 
 SERIES = "1.2.3.4"

@@ -23,9 +23,9 @@ from pydicom.uid import (
 )
 
 from iap_node.correction.copies import Original
-from iap_node.correction.encoded import EncodedInstance, PartsStream, damage_is_told
 from iap_node.correction.values import encode_element
 from iap_node.dicom.elements import Encoding
+from iap_node.dicom.encoded import EncodedInstance, PartsStream, damage_is_told
 from iap_node.errors import PermanentError, UnreadableInstance
 from tests.unit.correction.conftest import AT, PIXELS, SERIES, Copies, sop_instance_uid
 

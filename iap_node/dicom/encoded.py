@@ -1,7 +1,8 @@
 """The elements of an encoded data set by where they stand, and a file that is put together from them.
 
 A copy is its original with a few elements exchanged: everything else (pixel data, private elements, whatever a vendor
-wrote) is passed on as bytes that nobody decoded. Called by `copies`. Source: PS3.5 section 7, PS3.10 section 7.1.
+wrote) is passed on as bytes that nobody decoded. Called by `iap_node.correction`, `iap_node.deidentification` and
+`transcoding`. Source: PS3.5 section 7, PS3.10 section 7.1.
 """
 
 from __future__ import annotations
