@@ -1,4 +1,4 @@
-"""`result`: what the node found out about a series, as a DICOM SR document or as JSON."""
+"""`result`: what the node found out about a series, as a DICOM SR document or as JSON; `result-schema`: of that JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from iap_node.cli.output import complain, print_json, printable
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the command of this module."""
+    """Register the commands of this module."""
     app.command("result")(result)
+    app.command("result-schema")(show_result_schema)
 
 
 def result(
@@ -56,3 +57,15 @@ def result(
         complain(f"cannot write {out}: {error.strerror}")
         raise typer.Exit(Exit.FAILED) from error
     typer.echo(printable(f"{document.result.statement} SR document {document.sop_instance_uid} in {out}"), err=True)
+
+
+def show_result_schema(
+    webhook: bool = typer.Option(False, "--webhook", help="Of the message that a webhook gets, with the result in it."),
+) -> None:
+    """Print the JSON Schema of a result, as `result --json`, the API and webhooks give it.
+
+    The published ones are docs/result.schema.json and docs/result-message.schema.json.
+    """
+    from iap_node.results.schema import message_schema, result_schema, schema_text
+
+    typer.echo(schema_text(message_schema() if webhook else result_schema()), nl=False)

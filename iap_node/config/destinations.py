@@ -73,8 +73,8 @@ class FolderConfig(Section):
         return f"folder {self.path}"
 
 
-class VerdictConfig(Section):
-    """An address to which the verdict of a series is posted as JSON; no instances go there."""
+class ResultWebhookConfig(Section):
+    """An address to which the result of a series is posted as JSON; no instances go there."""
 
     kind: Literal["webhook"]
     url: str
@@ -91,11 +91,11 @@ class VerdictConfig(Section):
     @property
     def send(self) -> str:
         """What goes there."""
-        return "verdict"
+        return "result"
 
     @property
     def results(self) -> bool:
-        """No document goes there: the verdict tells the same."""
+        """No document goes there: the message tells the same."""
         return False
 
     @property
@@ -169,7 +169,7 @@ class ObjectStorageConfig(Section):
 KINDS: Mapping[str, type[Section]] = {
     DICOM_KIND: DestinationConfig,
     "folder": FolderConfig,
-    "webhook": VerdictConfig,
+    "webhook": ResultWebhookConfig,
     "dicomweb": DicomwebConfig,
     "object-storage": ObjectStorageConfig,
 }
@@ -192,7 +192,7 @@ def _kind(value: object) -> str | None:
 AnyDestination = Annotated[
     Annotated[DestinationConfig, Tag("(dicom)")]
     | Annotated[FolderConfig, Tag("(folder)")]
-    | Annotated[VerdictConfig, Tag("(webhook)")]
+    | Annotated[ResultWebhookConfig, Tag("(webhook)")]
     | Annotated[DicomwebConfig, Tag("(dicomweb)")]
     | Annotated[ObjectStorageConfig, Tag("(object-storage)")],
     Discriminator(

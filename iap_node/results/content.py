@@ -1,6 +1,7 @@
 """The result of one series as a record: what the pixels say, what the headers state, what was found against them.
 
-The one content of the SR document, of the JSON of `iap-node result` and of the API. Called by `report`.
+The one content of the SR document, of the JSON of `iap-node result` and of the API, and of what webhooks get. Called
+by `report` and `message`; the strings below the fields are what the published schema (`schema`) says of them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class ModelUsed:
     model_id: str
     name: str
     version: str
-    training_data: str  # "trained on simulated images" for the shipped reference model
+    training_data: str
+    """What it learned from: `trained on simulated images` for the shipped reference model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +78,27 @@ class ParameterResult:
 
     keyword: str
     title: str
-    unit: str  # "" where it has none
-    kind: ParameterKind | None  # None: the model said nothing of it
-    predicted_value: str | float | None  # the most probable class, or a number in `unit`
-    probability: float | None  # of the most probable class
-    classes: tuple[ClassProbability, ...]  # of the conformal set, the most probable one first
-    interval: tuple[float, float] | None  # of a number, in `unit`
-    confidence: float | None  # of the conformal set or the interval: 1 - alpha
-    by_association: bool  # learned from protocol habits, not from physics
-    header_value: str  # as the header states it; "" when missing
+    unit: str
+    """Empty where it has none."""
+    kind: ParameterKind | None
+    """Null: the model said nothing of it."""
+    predicted_value: str | float | None
+    """The most probable class, or a number in `unit`."""
+    probability: float | None
+    """Of the most probable class."""
+    classes: tuple[ClassProbability, ...]
+    """Of the conformal set, the most probable one first."""
+    interval: tuple[float, float] | None
+    """Conformal interval of a number, in `unit`."""
+    confidence: float | None
+    """Of the conformal set or the interval: 1 - alpha."""
+    by_association: bool
+    """Learned from protocol habits, not from physics."""
+    header_value: str
+    """As the header states it; empty when missing."""
     header_problem: str
-    header_probability: float | None  # of the header's own value
+    header_probability: float | None
+    """Of the header's own value."""
     verdict: Verdict
     suggested_value: str
     reason: str
@@ -97,14 +109,16 @@ class FindingResult:
     """One finding against a header, and what people made of it."""
 
     check: str
-    element: str  # DICOM keyword
+    element: str
+    """DICOM keyword."""
     kind: FindingKind
     severity: Severity
     state: FindingState
     raised_by: Witness
     evidence: str
     conclusion: str
-    header_value: str  # as written: to be escaped wherever it is shown
+    header_value: str
+    """As written: to be escaped wherever it is shown."""
     suggested_value: str | None
     accepted_value: str | None
 
@@ -119,23 +133,28 @@ class SeriesResult:
     revision: int
     n_instances: int
     judged_at: datetime
-    changed_at: datetime  # the judgement, or what people decided about a finding since
+    changed_at: datetime
+    """The judgement, or what people decided about a finding since."""
     status: ResultStatus
-    statement: str  # one sentence for people
+    statement: str
+    """One sentence for people."""
     software_version: str
-    model: ModelUsed | None  # None: not analysed
+    model: ModelUsed | None
+    """Null: not analysed."""
     n_slices: int | None
     novelty_score: float | None
     novelty_threshold: float | None
-    header_fit: float | None  # conformal p-value of the header as a whole
+    header_fit: float | None
+    """Conformal p-value of the header as a whole."""
     parameters: tuple[ParameterResult, ...]
     findings: tuple[FindingResult, ...]
     domain: str | None
+    """Null: no downstream model takes it for its own."""
     route_reason: str
 
     def as_json(self) -> dict[str, Any]:
         """As programs get it: values that JSON knows; numbers that are not finite become null (RFC 8259)."""
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **_plain(dataclasses.asdict(self))}
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **plain(dataclasses.asdict(self))}
 
 
 def series_result(session: Session, series_id: int, revision: int | None = None) -> SeriesResult:
@@ -272,11 +291,12 @@ def _parameter(
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested dicts and sequences as JSON values; numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, datetime):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -19,11 +20,11 @@ from iap_node.database.destination_health import note_answered, note_failed
 from iap_node.database.engine import Database
 from iap_node.errors import DeliveryError, PermanentError
 from iap_node.records import InstanceDelivery, Job, JobState
+from iap_node.results.message import result_message
 from iap_node.routing.destinations.destination import open_destination
 from iap_node.spool import Spool
 from iap_node.worker.consignment import MADE_BY, corrected, originals
 from iap_node.worker.document import send_document
-from iap_node.worker.verdict import verdict_of
 
 log = structlog.get_logger("deliver")
 
@@ -61,7 +62,7 @@ class DeliverHandler:
             consignment = corrected(self._database, self._spool, job, limit, now)
         else:
             consignment = originals(self._database, self._spool, job)
-        there = open_destination(destination, lambda: verdict_of(self._database, job))
+        there = open_destination(destination, lambda: self._message(job))
         try:
             answers = there.send(consignment.instances)
         except (DeliveryError, PermanentError) as error:
@@ -101,6 +102,10 @@ class DeliverHandler:
             corrected_copy=None if copy is None else copy.series_instance_uid,
             corrected_elements=None if copy is None else sorted(copy.elements),
         )
+
+    def _message(self, job: Job) -> dict[str, Any]:
+        with self._database.reading() as session:
+            return result_message(session, job).as_json()
 
     def _note(self, destination: str, failure: str) -> None:
         """Let all workers know how the destination answers; "": as it should."""

@@ -22,8 +22,8 @@ CONFIG_TEXT = (REPOSITORY / "config.yaml").read_text(encoding="utf-8")
 NAMED_SECTIONS: tuple[type[Section], ...] = (
     routing.DomainConfig, routing.DownstreamModelConfig, routing.RuleConfig, routing.ConditionConfig,
     routing.HeaderConditionConfig, routing.SeriesConditionConfig, routing.FindingConditionConfig,
-    destinations.DestinationConfig, destinations.FolderConfig, destinations.VerdictConfig, destinations.DicomwebConfig,
-    destinations.ObjectStorageConfig,
+    destinations.DestinationConfig, destinations.FolderConfig, destinations.ResultWebhookConfig,
+    destinations.DicomwebConfig, destinations.ObjectStorageConfig,
 )  # fmt: skip
 TORCH_MODULES = re.compile(r"^\s*(import torch|from torch)", re.MULTILINE)
 

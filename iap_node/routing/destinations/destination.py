@@ -15,13 +15,13 @@ from iap_node.config.destinations import (
     DicomwebConfig,
     FolderConfig,
     ObjectStorageConfig,
-    VerdictConfig,
+    ResultWebhookConfig,
 )
 from iap_node.errors import PermanentError
 from iap_node.records import InstanceDelivery
 from iap_node.routing.destinations.outgoing import OutgoingInstance
 
-Verdict = Callable[[], dict[str, Any]]  # of the series that is sent, as JSON values
+Message = Callable[[], dict[str, Any]]  # the result of the series that is sent, as JSON values
 
 
 class Destination(Protocol):
@@ -50,12 +50,12 @@ class Destination(Protocol):
         """
 
 
-def open_destination(config: AnyDestination, verdict: Verdict | None = None) -> Destination:
+def open_destination(config: AnyDestination, message: Message | None = None) -> Destination:
     """The destination of a section of the configuration.
 
     Parameters
     ----------
-    verdict
+    message
         What a webhook is told; None where nothing is to be sent.
     """
     if isinstance(config, DestinationConfig):
@@ -74,11 +74,11 @@ def open_destination(config: AnyDestination, verdict: Verdict | None = None) -> 
         from iap_node.routing.destinations.objects import ObjectStorageDestination
 
         return ObjectStorageDestination(config)
-    assert isinstance(config, VerdictConfig)
+    assert isinstance(config, ResultWebhookConfig)
     from iap_node.routing.destinations.webhook import WebhookDestination
 
-    return WebhookDestination(config, verdict or _no_verdict)
+    return WebhookDestination(config, message or _no_message)
 
 
-def _no_verdict() -> dict[str, Any]:
-    raise PermanentError("a webhook is told verdicts, and there is none here")
+def _no_message() -> dict[str, Any]:
+    raise PermanentError("a webhook is told results, and there is none here")

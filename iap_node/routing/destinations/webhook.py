@@ -1,8 +1,9 @@
-"""A webhook as a destination: the verdict of a series as JSON by POST, signed. No instances go there.
+"""A webhook as a destination: the result of a series as JSON by POST, signed. No instances go there.
 
 ``IAP-Node-Signature`` is ``sha256=`` and the HMAC-SHA256 (RFC 2104) in hexadecimal digits of what
 ``IAP-Node-Timestamp`` says (seconds since the epoch), a full stop, and the body, keyed with the secret: as
-notifications are signed. A verdict may come twice where an answer got lost: `delivery` in it is the same then.
+notifications are signed. A result may come twice where an answer got lost: `delivery` in it is the same then. What is
+posted is made in `iap_node.results.message` and published as `docs/result-message.schema.json`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from iap_node.config.destinations import VerdictConfig
+from iap_node.config.destinations import ResultWebhookConfig
 from iap_node.config.secret import SIGNATURE_HEADER, TIMESTAMP_HEADER, read_secret, signature
 from iap_node.errors import DeliveryError, PermanentError
 from iap_node.records import InstanceDelivery
@@ -23,12 +24,12 @@ from iap_node.routing.destinations.outgoing import OutgoingInstance, delivered
 class WebhookDestination:
     """Posts to one URL."""
 
-    def __init__(self, config: VerdictConfig, verdict: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, config: ResultWebhookConfig, message: Callable[[], dict[str, Any]]) -> None:
         self._config = config
-        self._verdict = verdict
+        self._message = message
 
     def send(self, instances: Sequence[OutgoingInstance]) -> list[InstanceDelivery]:
-        """Post the verdict; 2xx delivers it, for all instances of the series.
+        """Post the result; 2xx delivers it, for all instances of the series.
 
         Raises
         ------
@@ -37,11 +38,11 @@ class WebhookDestination:
         PermanentError
             It was answered otherwise, or the secret or the CA cannot be used.
         """
-        code = self._post({"event": "verdict", **self._verdict()})
+        code = self._post(self._message())
         return [delivered(instance, f"HTTP {code}") for instance in instances]
 
     def echo(self) -> None:
-        """Post `{"event": "echo"}`, signed as a verdict is; the receiver answers 2xx and does nothing.
+        """Post `{"event": "echo"}`, signed as a result is; the receiver answers 2xx and does nothing.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""A webhook as a destination: signed verdicts, and what becomes of a series by the answer."""
+"""A webhook as a destination: signed results, and what becomes of a series by the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from iap_node.config.destinations import VerdictConfig
+from iap_node.config.destinations import ResultWebhookConfig
 from iap_node.errors import ConfigError, DeliveryError, PermanentError
 from iap_node.routing.destinations.outgoing import OutgoingInstance
 from iap_node.routing.destinations.webhook import WebhookDestination
@@ -33,12 +33,12 @@ def destination(https_server: HttpsServer, certificates: Certificates, tmp_path:
             "kind": "webhook", "url": f"{https_server.url}/hook?key=1", "secret_file": secret,
             "ca": certificates.file("ca.pem"), "timeout_s": 5,
         }  # fmt: skip
-        return WebhookDestination(VerdictConfig.model_validate(content | changes), lambda: {"revision": 3})
+        return WebhookDestination(ResultWebhookConfig.model_validate(content | changes), lambda: {"event": "result", "revision": 3})
 
     return make
 
 
-def test_a_verdict_is_signed_and_2xx_delivers_the_series(
+def test_a_result_is_signed_and_2xx_delivers_the_series(
     destination: Callable[..., Any], https_server: HttpsServer, write_instance: Callable[..., OutgoingInstance]
 ) -> None:
     https_server.answer = lambda _: (204, b"")
@@ -46,7 +46,7 @@ def test_a_verdict_is_signed_and_2xx_delivers_the_series(
     answers = destination().send(series)
     assert [(one.instance_id, one.accepted) for one in answers] == [(one.instance_id, True) for one in series]
     (request,) = https_server.received
-    assert json.loads(request.body) == {"event": "verdict", "revision": 3}
+    assert json.loads(request.body) == {"event": "result", "revision": 3}
     signed = request.headers["IAP-Node-Timestamp"].encode() + b"." + request.body
     expected = hmac.new(SECRET, signed, hashlib.sha256).hexdigest()
     assert request.headers["IAP-Node-Signature"] == f"sha256={expected}"

@@ -10,9 +10,12 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from iap_node.database.destination_health import pauses
 from iap_node.records import JobKind, JobState
+from iap_node.results.content import series_result
+from iap_node.results.schema import message_schema
 from iap_node.worker.deliver import DeliverHandler
 from iap_node.worker.loop import run_once
 
@@ -60,7 +63,7 @@ def test_a_folder_gets_the_whole_series_once(
     assert {path.stem for path in (target / "MR").iterdir()} == set(node.instance_ids())
 
 
-def test_a_webhook_is_told_the_verdict_with_where_the_model_comes_from_and_no_patient(
+def test_a_webhook_is_told_the_result_with_where_the_model_comes_from_and_no_patient(
     make_node: Callable[..., Any], scripted: Any, write_instance: Any, tmp_path: Path, hook: Any, wait_for: Any
 ) -> None:
     url, got, codes = hook
@@ -72,16 +75,17 @@ def test_a_webhook_is_told_the_verdict_with_where_the_model_comes_from_and_no_pa
     node = make_node(destinations={"lesions": webhook, "people": webhook})
     node.complete([write_instance(PatientID="PAT-4711", PatientName="Doe^John") for _ in range(2)])
     node.infer(scripted())
-    wait_for(lambda: deliver(node) and node.job(JobKind.DELIVER).state is JobState.DONE, "the verdict")
+    wait_for(lambda: deliver(node) and node.job(JobKind.DELIVER).state is JobState.DONE, "the result")
     assert len(got) == 2 and got[0] == got[1]
-    verdict = got[1]
-    assert (verdict["event"], verdict["series_instance_uid"], verdict["delivery"]) == (
-        "verdict", "1.2.3.4", "1.2.3.4/1/lesions",
+    message = got[1]
+    assert (message["event"], message["destination"], message["delivery"], message["shadow"]) == (
+        "result", "lesions", "1.2.3.4/1/lesions", False,
     )  # fmt: skip
-    assert verdict["model"] == {"model_id": "scripted-1", "training_data": "none: scripted for a test"}
-    assert verdict["prediction"]["parameters"][0]["keyword"] == "Manufacturer"
-    assert verdict["decision"]["destinations"] == ["lesions"]
-    assert {one["keyword"] for one in verdict["comparisons"]} >= {"Manufacturer"}
+    assert message["route"]["destinations"] == ["lesions"]
+    with node.database.reading() as session:
+        assert message["result"] == series_result(session, node.series().id).as_json()
+    assert message["result"]["model"]["training_data"] == "none: scripted for a test"
+    Draft202012Validator(message_schema()).validate(message)
     assert "4711" not in json.dumps(got) and "Doe" not in json.dumps(got)
 
 
