@@ -1,8 +1,9 @@
-"""Simulated data sets on disk: prepared slices as .npy shards, labels beside them as JSON.
+"""Data sets on disk: prepared slices as .npy shards, labels beside them as JSON; and those that are simulated.
 
-A shard is made by one process from seeds that depend on data-set seed, split and series number only: the
+A simulated shard is made by one process from seeds that depend on data-set seed, split and series number only: the
 result is the same whatever the number of processes, and an interrupted run goes on where it stopped. Every
-series of every split is another patient. Called by the command line and by `training.reference`.
+simulated series of every split is another patient. Real series come into the same form by `training.prepare`. Called
+by the command line and by `training.reference`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,9 @@ SPLITS = ("training", "temperature", "conformal", "test")
 """Fitting, temperatures, conformal quantiles and novelty thresholds, evaluation: other patients in each."""
 
 SHARD_SERIES = 50
-_DESCRIPTION = "dataset.json"
+DESCRIPTION_FILE = "dataset.json"
+SIMULATED = "simulated"
+"""What a description says of the images of a simulated data set."""
 
 
 class DataSetError(ValueError):
@@ -56,7 +59,7 @@ class DataPlan:
     def as_json(self) -> dict[str, Any]:
         """Plain values, as they stand in dataset.json."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain | {"images": "simulated"}
+        return plain | {"images": SIMULATED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def simulate(
         The folder holds another data set.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    description = folder / _DESCRIPTION
+    description = folder / DESCRIPTION_FILE
     if description.exists() and json.loads(description.read_text()) != wanted.as_json():
         raise DataSetError(f"{description} describes another data set; name an empty folder, or remove this one")
     description.write_text(json.dumps(wanted.as_json(), indent=1))
@@ -125,7 +128,7 @@ def simulate(
     for split, first, count in _shards(wanted):
         if split not in splits:
             continue
-        if _shard_path(folder, split, first).with_suffix(".json").exists():
+        if shard_path(folder, split, first).with_suffix(".json").exists():
             advance(count)
         else:
             missing.append((split, first, count))
@@ -133,7 +136,7 @@ def simulate(
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=processes, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(max_workers=processes, mp_context=context, initializer=end_with_parent) as pool:
         running = [pool.submit(_make_shard, folder, wanted, *shard) for shard in missing]
         try:
             for done in as_completed(running):
@@ -143,7 +146,7 @@ def simulate(
             raise
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this worker when the run that started it is killed; otherwise it would simulate on for nobody."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -166,19 +169,24 @@ def load(folder: Path, split: str) -> SeriesSet:
     described = describe(folder)["splits"].get(split)
     if described is None:
         raise DataSetError(f"{folder} has no split {split!r}; make it with iap-train simulate")
+    if int(described["n_series"]) < 1:
+        raise DataSetError(f"the split {split!r} of {folder} is empty; prepare more patients, or with other shares")
     parts, labels = [], []
-    for first in range(0, int(described["n_series"]), SHARD_SERIES):
-        path = _shard_path(folder, split, first)
+    # Shards of real series are not full where series were dropped: their number is told.
+    n_shards = int(described.get("n_shards", -(-int(described["n_series"]) // SHARD_SERIES)))
+    for first in range(0, n_shards * SHARD_SERIES, SHARD_SERIES):
+        path = shard_path(folder, split, first)
         try:
             labels += json.loads(path.with_suffix(".json").read_text())
             parts.append(np.load(path, mmap_mode="r", allow_pickle=False))
         except OSError as error:
-            raise DataSetError(f"{path} is missing; finish the data set with iap-train simulate") from error
+            how = "simulate" if describe(folder)["images"] == SIMULATED else "prepare"
+            raise DataSetError(f"{path} is missing; finish the data set with iap-train {how}") from error
     return SeriesSet(np.concatenate(parts), tuple(labels))
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What dataset.json says: seed, preparation, splits, and that the images are simulated.
+    """What dataset.json says: seed, preparation, splits, and where the images come from.
 
     Raises
     ------
@@ -186,10 +194,22 @@ def describe(folder: Path) -> dict[str, Any]:
         There is no data set in the folder.
     """
     try:
-        description: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text())
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION_FILE).read_text())
     except (OSError, ValueError) as error:
-        raise DataSetError(f"{folder} holds no data set; make one with iap-train simulate") from error
+        raise DataSetError(f"{folder} holds no data set; make one with iap-train simulate or prepare") from error
     return description
+
+
+def training_sentence(folder: Path) -> str:
+    """What a model that learns from a data set says of itself, beside every answer.
+
+    Raises
+    ------
+    DataSetError
+        There is no data set in the folder.
+    """
+    images = describe(folder)["images"]
+    return f"trained on {images}{' images' if images == SIMULATED else ''}"
 
 
 def preprocessing_of(folder: Path) -> Preprocessing:
@@ -221,7 +241,8 @@ def _shards(wanted: DataPlan) -> list[tuple[str, int, int]]:
     ]
 
 
-def _shard_path(folder: Path, split: str, first: int) -> Path:
+def shard_path(folder: Path, split: str, first: int) -> Path:
+    """Where a shard's slices lie; its labels lie beside them and are written last."""
     return folder / split / f"{first:06d}.npy"
 
 
@@ -234,19 +255,25 @@ def _make_shard(folder: Path, wanted: DataPlan, split: str, first: int, count: i
     for number in range(first, first + count):
         rng, patient = series_seed(wanted.seed, split, number)
         series = simulate_series(rng, part.n_slices, phantom_seed=patient, slice_positions=part.slice_positions)
-        prepared.append(_full(prepare_series(list(series.pixels), wanted.preprocessing), part.n_slices))
+        prepared.append(full(prepare_series(list(series.pixels), wanted.preprocessing), part.n_slices))
         labels.append(canonical_labels(series.labels))
-    path = _shard_path(folder, split, first)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, np.stack(prepared).astype(np.uint8 if wanted.preprocessing.rounded else np.float16))
-    partial.replace(path)
-    partial.write_text(json.dumps(labels))
-    partial.replace(path.with_suffix(".json"))
+    write_shard(shard_path(folder, split, first), np.stack(prepared), labels, wanted.preprocessing)
     return count
 
 
-def _full(prepared: NDArray[np.float32], n_slices: int) -> NDArray[np.float32]:
+def write_shard(
+    path: Path, prepared: NDArray[np.float32], labels: Sequence[Labels], preprocessing: Preprocessing
+) -> None:
+    """Store series (n_series, n_slices, channels, size, size); their labels come last and say that it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, prepared.astype(np.uint8 if preprocessing.rounded else np.float16))
+    partial.replace(path)
+    partial.write_text(json.dumps([dict(one) for one in labels]))
+    partial.replace(path.with_suffix(".json"))
+
+
+def full(prepared: NDArray[np.float32], n_slices: int) -> NDArray[np.float32]:
     """Exactly `n_slices`: a volume with fewer repeats its own."""
     return prepared[np.arange(n_slices) % len(prepared)]

@@ -34,12 +34,10 @@ from iap_node.inference.package import (
 )
 from iap_node.inference.predictor import build_network
 from training.calibrate import calibrate, fit_novelty, outputs_of
-from training.dataset import DataSetError, SeriesSet, describe, load, preprocessing_of
+from training.dataset import DataSetError, SeriesSet, describe, load, preprocessing_of, training_sentence
 from training.fit import FittedNetwork
 from training.joint import fit_header_reference
 from training.recipes import Recipe
-
-TRAINED_ON_SIMULATED_IMAGES = "trained on simulated images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def package_from(
         format_version=FORMAT_VERSION,
         name=naming.name,
         version=naming.version,
-        training_data=TRAINED_ON_SIMULATED_IMAGES,
+        training_data=training_sentence(data),
         network=Network("resnet18", len(recipe.preprocessing.channels), recipe.width),
         preprocessing=recipe.preprocessing,
         parameters=tuple(heads),
@@ -142,7 +140,7 @@ def _provenance(recipe: Recipe, fitted: FittedNetwork, data: Path, seed: int) ->
     description = describe(data)
     return {
         "images": description["images"],
-        "data": {"seed": description["seed"], "splits": description["splits"]},
+        "data": {key: description[key] for key in ("seed", "splits", "manifest_sha256") if key in description},
         "recipe": {name: value for name, value in asdict(recipe).items() if name != "preprocessing"},
         "seed": seed,
         "steps": fitted.steps,
