@@ -506,6 +506,13 @@ class Role(StrEnum):
     ADMIN = "admin"  # people, tokens, models, retention
 
 
+class TokenScope(StrEnum):
+    """What a program's token opens; nothing beyond it."""
+
+    API = "api"  # the API, as far as the token's role goes
+    STORE = "store"  # storing instances by STOW-RS, and nothing else
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Somebody who signs in: a person with a password or through OpenID Connect, or the owner of a token."""

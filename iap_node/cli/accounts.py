@@ -1,4 +1,4 @@
-"""`users` and `tokens`: who may sign in to the console, and which programs may use the API."""
+"""`users` and `tokens`: who may sign in to the console, which programs may use the API, and which may store."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from iap_node.cli.exits import Exit
 from iap_node.cli.options import CONFIG, JSON, open_node
 from iap_node.cli.output import complain, console, print_json, print_table
 from iap_node.config import NodeConfig
-from iap_node.records import Role
+from iap_node.records import Role, TokenScope
 
 if TYPE_CHECKING:
     from iap_node.database.engine import Database
 
 users = typer.Typer(no_args_is_help=True, help="Who may sign in to the console.")
-tokens = typer.Typer(no_args_is_help=True, help="Which programs may use the API.")
+tokens = typer.Typer(no_args_is_help=True, help="Which programs may use the API, and which may store.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -148,7 +148,7 @@ def enable(name: str = typer.Argument(...), config_path: Path = CONFIG) -> None:
 
 @tokens.command("list")
 def list_all_tokens(config_path: Path = CONFIG, as_json: bool = JSON) -> None:
-    """API tokens; what a token is was shown once, when it was made."""
+    """Tokens; what a token is was shown once, when it was made."""
     from iap_node.database.accounts import list_tokens
 
     _, database = open_node(config_path)
@@ -157,15 +157,22 @@ def list_all_tokens(config_path: Path = CONFIG, as_json: bool = JSON) -> None:
     if as_json:
         print_json(found)
         return
-    rows = [(one.id, one.name, one.owner, one.role, one.created_at, one.expires_at, one.revoked_at) for one in found]
+    rows = [
+        (
+            one.id, one.name, one.owner, one.scope if one.scope is TokenScope.STORE else one.role, one.created_at,
+            one.expires_at, one.revoked_at,
+        )
+        for one in found
+    ]  # fmt: skip
     print_table("Tokens", ("id", "name", "owner", "may", "since", "until", "revoked"), rows, empty="no tokens")
 
 
 @tokens.command("add")
 def add_token(
     owner: str = typer.Argument(..., help="Account that answers for it."),
-    name: str = typer.Argument(..., help="What it is for."),
+    name: str = typer.Argument(..., help="What it is for; of one that stores, the sender's AE title."),
     role: Role = typer.Option(Role.VIEWER, "--role", "-r", help="What it may do, its owner's role at most."),
+    scope: TokenScope = typer.Option(TokenScope.API, "--scope", help="store: for STOW-RS, and nothing else."),
     days: float | None = typer.Option(None, "--days", min=0.01, help="Ends by itself after so many days."),
     config_path: Path = CONFIG,
 ) -> None:
@@ -181,8 +188,9 @@ def add_token(
         found = next(one for one in list_accounts(session) if one.id == account_id)
         account = Account(found.id, found.name, found.role)
         expires_at = None if days is None else now + timedelta(days=days)
-        create_token(session, hash_token(token), name, account, role, now, expires_at)
-        note(session, _me(), "make token", name, now, f"{role} for {owner}")
+        create_token(session, hash_token(token), name, account, role, now, expires_at, scope)
+        told = scope if scope is TokenScope.STORE else role
+        note(session, _me(), "make token", name, now, f"{told} for {owner}")
     print(token)
 
 

@@ -6,6 +6,7 @@ Secrets come in as hashes: argon2id of passwords, SHA-256 of random tokens (`iap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,11 +16,15 @@ from sqlalchemy.orm import Session
 
 from iap_node.database.tables import AccountRow, ApiTokenRow, AuditTrailRow, WebSessionRow
 from iap_node.errors import PermanentError
-from iap_node.records import Account, Role
+from iap_node.records import Account, Role, TokenScope
 
 # How histories name what is no person: the audit, the delivery, the node, rules of dismissal, tokens.
 _NOT_PEOPLE = frozenset({"audit", "delivery", "iap-node", "somebody"})
 _NOT_PEOPLE_BEGIN = ("rule ", "token ")
+
+
+# PS3.5 Table 6.2-1 (AE): 16 characters of the default repertoire, no backslash, not only spaces.
+_AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}", re.ASCII)
 
 
 class AccountRefused(PermanentError):
@@ -52,12 +57,13 @@ class BrowserSession:
 
 @dataclass(frozen=True, slots=True)
 class TokenSummary:
-    """An API token in a list; the token itself was shown once, when it was made."""
+    """A token in a list; the token itself was shown once, when it was made."""
 
     id: int
     name: str
     owner: str
-    role: Role
+    scope: TokenScope
+    role: Role  # of the API's: what it may do there
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -259,29 +265,55 @@ def create_token(
     role: Role,
     now: datetime,
     expires_at: datetime | None = None,
+    scope: TokenScope = TokenScope.API,
 ) -> int:
-    """Make an API token.
+    """Make a token.
 
     Raises
     ------
     AccountRefused
-        It would be allowed more than its owner is.
+        It would be allowed more than its owner is, or the name of a token that stores is no AE title: archive, rules
+        and logs know its sender by that.
     """
     if not 0 < len(name) <= 64 or not name.isprintable():
         raise AccountRefused("a token's name has 1 to 64 printable characters")
+    if scope is TokenScope.STORE and not _AE_TITLE.fullmatch(name.strip()):
+        raise AccountRefused(
+            "a token that stores is named as an AE title is, by 1 to 16 ASCII characters and no backslash: rules and "
+            "archive know its sender by that"
+        )
     if not owner.may(role):
         raise AccountRefused(f"{owner.name} is {owner.role} and cannot make a token that may do what {role} may")
     return session.scalars(
         insert(ApiTokenRow)
         .values(
-            token_hash=token_hash, name=name, account_id=owner.id, role=role, created_at=now, expires_at=expires_at
+            token_hash=token_hash, name=name, account_id=owner.id, role=role, scope=scope, created_at=now,
+            expires_at=expires_at,
         )
         .returning(ApiTokenRow.id)
     ).one()
 
 
 def token_account(session: Session, token_hash: str, now: datetime) -> Account | None:
-    """Who a token speaks for, with the lesser of its own and its owner's role; None: unknown, over or revoked."""
+    """Who a token of the API speaks for, with the lesser of its own and its owner's role; None: it is no such token,
+    or is over or revoked.
+    """
+    found = _token(session, token_hash, now)
+    if found is None or found[0].scope is not TokenScope.API:
+        return None
+    token, row = found
+    owner = _account(row)
+    role = token.role if owner.may(token.role) else owner.role
+    return Account(owner.id, f"token {token.name} of {owner.name}", role)
+
+
+def storing_token(session: Session, token_hash: str, now: datetime) -> str | None:
+    """The name of a token that stores; None: it is no such token, or is over or revoked."""
+    found = _token(session, token_hash, now)
+    return found[0].name if found is not None and found[0].scope is TokenScope.STORE else None
+
+
+def _token(session: Session, token_hash: str, now: datetime) -> tuple[ApiTokenRow, AccountRow] | None:
     found = session.execute(
         select(ApiTokenRow, AccountRow)
         .join(AccountRow, AccountRow.id == ApiTokenRow.account_id)
@@ -289,10 +321,7 @@ def token_account(session: Session, token_hash: str, now: datetime) -> Account |
     ).one_or_none()
     if found is None or (found[0].expires_at is not None and found[0].expires_at <= now):
         return None
-    token, row = found
-    owner = _account(row)
-    role = token.role if owner.may(token.role) else owner.role
-    return Account(owner.id, f"token {token.name} of {owner.name}", role)
+    return found[0], found[1]
 
 
 def list_tokens(session: Session, account_id: int | None = None) -> list[TokenSummary]:
@@ -305,7 +334,7 @@ def list_tokens(session: Session, account_id: int | None = None) -> list[TokenSu
     if account_id is not None:
         query = query.where(ApiTokenRow.account_id == account_id)
     return [
-        TokenSummary(row.id, row.name, owner, row.role, row.created_at, row.expires_at, row.revoked_at)
+        TokenSummary(row.id, row.name, owner, row.scope, row.role, row.created_at, row.expires_at, row.revoked_at)
         for row, owner in session.execute(query)
     ]
 

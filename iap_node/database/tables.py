@@ -10,7 +10,19 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, false, text
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from iap_node.database.columns import HeaderInteger, HeaderText, Identifier, UtcDateTime, state_column
@@ -22,6 +34,7 @@ from iap_node.records import (
     Role,
     SeriesState,
     Severity,
+    TokenScope,
     Verdict,
     Witness,
 )
@@ -715,6 +728,10 @@ class ApiTokenRow(Table):
     name: Mapped[str] = mapped_column(String(64))
     account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), index=True)
     role: Mapped[Role] = mapped_column(state_column(Role, "role"))
+    scope: Mapped[TokenScope] = mapped_column(
+        Enum(TokenScope, native_enum=False, length=16, values_callable=lambda scopes: [one.value for one in scopes]),
+        server_default=TokenScope.API,
+    )
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
