@@ -345,6 +345,8 @@ def _images_of(files: Sequence[InstanceFile]) -> tuple[list[InstanceFile], list[
                 problems.append(reason)
         except UnreadableInstance:
             problems.append("no instance has a readable header")  # what is wrong with each may name its UID
+        except FileNotFoundError:
+            problems.append("its files are gone")  # retention may have been there
     return images, datasets, problems
 
 

@@ -4,7 +4,8 @@ A source names series and where their files are, one after the other; headers an
 `training.prepare`, series by series. The sources stand in `folder`, `archive` and `duke`.
 """
 
+from training.sources.archive import ArchiveSource
 from training.sources.folder import FolderSource
 from training.sources.series import Source, SourceSeries
 
-__all__ = ["FolderSource", "Source", "SourceSeries"]
+__all__ = ["ArchiveSource", "FolderSource", "Source", "SourceSeries"]

@@ -27,7 +27,8 @@ class FolderSource:
     processes
         How many read and check headers at once.
     keep_out_open_findings
-        Whether a value that the header checks, or what is usual among the folder's series, speak against is a label.
+        Whether a value is no label where the header checks, or what is usual among the folder's series, speak against
+        it.
     read
         Told of so many files more that were looked at; each is looked at twice.
     """

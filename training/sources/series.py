@@ -8,7 +8,7 @@ from typing import Protocol
 
 from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.parameters import PARAMETERS
-from iap_node.records import Finding, Severity
+from iap_node.records import Severity
 
 _WHOLE = "SeriesInstanceUID"  # the element of findings against a header as a whole
 _OF_ELEMENT = {parameter.element: parameter.keyword for parameter in PARAMETERS} | {
@@ -74,7 +74,23 @@ class Source(Protocol):
         """Every series, those that are dropped included, in an order that stays the same."""
 
 
-def left_out_labels(findings: Sequence[Finding]) -> dict[str, str]:
+class Against(Protocol):
+    """What is found against a header: `iap_node.records.Finding`, or what the archive has of it."""
+
+    @property
+    def element(self) -> str:
+        """DICOM keyword."""
+
+    @property
+    def check(self) -> str:
+        """Which check found it."""
+
+    @property
+    def severity(self) -> Severity:
+        """How much it matters."""
+
+
+def left_out_labels(findings: Sequence[Against]) -> dict[str, str]:
     """By keyword, the check that makes a header's value no label: of findings that say that it is wrong or unreliable.
 
     Notes are against the standard or unlikely, mostly harmless, and say nothing against a value; nor does a finding
@@ -88,6 +104,6 @@ def left_out_labels(findings: Sequence[Finding]) -> dict[str, str]:
     return found
 
 
-def against_the_whole(findings: Sequence[Finding]) -> str | None:
+def against_the_whole(findings: Sequence[Against]) -> str | None:
     """The check that found something against the header as a whole; None where none did."""
     return next((one.check for one in findings if one.element == _WHOLE and one.severity is not Severity.NOTE), None)
