@@ -6,10 +6,12 @@ tells how far it is. A run whose process is gone is interrupted by whoever looks
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -45,6 +47,10 @@ class RetrainingRun:
     candidate_model_id: str | None
     host: str | None
     pid: int | None
+    work: str | None = None  # folder below `NodeConfig.retraining_dir`
+    data_until: datetime | None = None  # series that were complete by then were looked at
+    cancelled_by: str | None = None
+    report: dict[str, Any] | None = None  # data set, guards, gates, as far as it came
 
     @property
     def under_way(self) -> bool:
@@ -52,8 +58,13 @@ class RetrainingRun:
         return self.ended_at is None
 
 
-def request_run(session: Session, requested_by: str, now: datetime) -> RetrainingRun:
+def request_run(session: Session, requested_by: str, now: datetime, work: str | None = None) -> RetrainingRun:
     """File a request.
+
+    Parameters
+    ----------
+    work
+        Of the interrupted run that it goes on with.
 
     Raises
     ------
@@ -68,6 +79,7 @@ def request_run(session: Session, requested_by: str, now: datetime) -> Retrainin
         stage="requested",
         progress=0.0,
         message="",
+        work=work,
     )
     try:
         with session.begin_nested():
@@ -80,9 +92,20 @@ def request_run(session: Session, requested_by: str, now: datetime) -> Retrainin
 
 
 def begin_run(
-    session: Session, run_id: int, champion_model_id: str | None, host: str, pid: int, now: datetime
+    session: Session,
+    run_id: int,
+    champion_model_id: str | None,
+    host: str,
+    pid: int,
+    now: datetime,
+    work: str | None = None,
 ) -> RetrainingRun:
     """Take a requested run: from now on it is this process's.
+
+    Parameters
+    ----------
+    work
+        The folder that it works in, unless the request names one to go on with.
 
     Raises
     ------
@@ -99,8 +122,10 @@ def begin_run(
             champion_model_id=champion_model_id,
             host=host,
             pid=pid,
+            work=func.coalesce(RetrainingRow.work, work),
         )
         .returning(RetrainingRow)
+        .execution_options(populate_existing=True)
     )
     if row is None:
         raise NotRunning(f"retraining {run_id} does not wait to be begun")
@@ -171,6 +196,91 @@ def end_run(
     return _run(row)
 
 
+def beat(session: Session, run_id: int, now: datetime) -> RetrainingRun:
+    """A sign of life of the process that runs it; what stands in the row, so that it sees who cancels it.
+
+    Raises
+    ------
+    NotRunning
+        See `tell_progress`.
+    """
+    row = session.scalar(
+        update(RetrainingRow)
+        .where(RetrainingRow.id == run_id, RetrainingRow.state == RetrainingState.RUNNING)
+        .values(heartbeat_at=now)
+        .returning(RetrainingRow)
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
+        raise NotRunning(f"retraining {run_id} is not running any more")
+    return _run(row)
+
+
+def report_run(session: Session, run_id: int, report: Mapping[str, Any], data_until: datetime | None = None) -> None:
+    """Keep what a run found out so far; parts that were told before and are not named stay.
+
+    Parameters
+    ----------
+    data_until
+        Series that were complete by then are looked at: the next run counts the new ones from there.
+    """
+    row = session.get_one(RetrainingRow, run_id, populate_existing=True)
+    row.report = {**(row.report or {}), **report}
+    if data_until is not None:
+        row.data_until = data_until
+
+
+def cancel_run(session: Session, who: str, now: datetime) -> RetrainingRun:
+    """Cancel the run that is requested or running: one that waits is over at once, one that runs ends itself.
+
+    Raises
+    ------
+    NotRunning
+        None is.
+    """
+    run = current_run(session)
+    if run is None:
+        raise NotRunning("no retraining is requested or running")
+    row = session.scalar(
+        update(RetrainingRow)
+        .where(RetrainingRow.id == run.id, RetrainingRow.under_way)
+        .values(cancelled_by=who)
+        .returning(RetrainingRow)
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
+        raise NotRunning(f"retraining {run.id} is over")
+    if row.state is RetrainingState.REQUESTED:
+        return end_run(session, run.id, RetrainingState.INTERRUPTED, f"cancelled by {who} before it began", now)
+    return _run(row)
+
+
+def newest_data_until(session: Session) -> datetime | None:
+    """Up to when series were looked at by runs that came to a judgement of them; None: there was no such run."""
+    judged = (RetrainingState.SUCCEEDED, RetrainingState.REFUSED)
+    return session.scalar(select(func.max(RetrainingRow.data_until)).where(RetrainingRow.state.in_(judged)))
+
+
+def newest_request_by(session: Session, requested_by: str) -> datetime | None:
+    """When somebody, or the clock, last asked for a run."""
+    return session.scalar(
+        select(func.max(RetrainingRow.requested_at)).where(RetrainingRow.requested_by == requested_by)
+    )
+
+
+def count_runs_of(session: Session, work: str) -> int:
+    """How many runs worked in a folder: the first, and those that went on after it."""
+    return session.scalar(select(func.count()).where(RetrainingRow.work == work)) or 0
+
+
+def works_in_use(session: Session) -> set[str]:
+    """Folders that a run under way works in, or that the newest run may be resumed in."""
+    newest = select(func.max(RetrainingRow.id)).scalar_subquery()
+    resumable = and_(RetrainingRow.id == newest, RetrainingRow.state == RetrainingState.INTERRUPTED)
+    query = select(RetrainingRow.work).where(RetrainingRow.work.is_not(None), or_(RetrainingRow.under_way, resumable))
+    return {work for work in session.scalars(query) if work is not None}
+
+
 def current_run(session: Session) -> RetrainingRun | None:
     """The run that is requested or running."""
     return _one(session, select(RetrainingRow).where(RetrainingRow.under_way))
@@ -189,7 +299,7 @@ def list_runs(session: Session, limit: int = 20, before: int | None = None) -> l
     return [_run(row) for row in session.scalars(query.execution_options(populate_existing=True))]
 
 
-def _one(session: Session, query: Select[tuple[RetrainingRow]]) -> RetrainingRun | None:
+def _one(session: Session, query: Select[RetrainingRow]) -> RetrainingRun | None:
     row = session.scalar(query.execution_options(populate_existing=True))
     return None if row is None else _run(row)
 
@@ -210,4 +320,8 @@ def _run(row: RetrainingRow) -> RetrainingRun:
         candidate_model_id=row.candidate_model_id,
         host=row.host,
         pid=row.pid,
+        work=row.work,
+        data_until=row.data_until,
+        cancelled_by=row.cancelled_by,
+        report=row.report,
     )

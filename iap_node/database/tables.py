@@ -378,6 +378,10 @@ class RetrainingRow(Table):
     candidate_model_id: Mapped[str | None] = mapped_column(ForeignKey("model.model_id"))
     host: Mapped[str | None] = mapped_column(HeaderText)
     pid: Mapped[int | None]
+    work: Mapped[str | None]  # folder below the one for trainings; what resumes an interrupted run has the same
+    data_until: Mapped[datetime | None]  # series that were complete by then were looked at
+    cancelled_by: Mapped[str | None] = mapped_column(HeaderText)  # a person; its process ends as soon as it sees this
+    report: Mapped[dict[str, Any] | None]  # data set, guards, gates: what it found out, as far as it came
 
 
 class PredictionRow(Table):
@@ -719,7 +723,7 @@ class WebSessionRow(Table):
 
 
 class ApiTokenRow(Table):
-    """A program's key to the API: what it may do is the lesser of `role` and its owner's role."""
+    """A program's key: to the API, where it may do the lesser of `role` and its owner's role, or to storing alone."""
 
     __tablename__ = "api_token"
 
