@@ -181,6 +181,12 @@ class SeriesPrediction:
     n_slices: int
     parameters: tuple[ParameterPrediction, ...] = ()
     header_fit: HeaderFit | None = None  # None: no header was shown, it states too little, or the model cannot say
+    calibrated: bool = True  # False: no sets, no intervals, novelty unknown; `parameters` are shown and never believed
+
+    @property
+    def speaks(self) -> bool:
+        """Whether verdicts and routes may rest on it: the model is calibrated, and the series is not novel to it."""
+        return self.calibrated and not self.novel
 
 
 # ---------------------------------------------------------------- header comparison

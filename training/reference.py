@@ -89,8 +89,11 @@ def package_from(
 
 
 def recalibrated(package: ModelPackage, folder: Path, data: Path, seed: int) -> ModelPackage:
-    """A package with the same weights, calibrated anew on the held-out splits of a data set; the novelty reference,
-    which comes from training series, stays.
+    """A package with the same weights, calibrated anew on the held-out splits of a data set.
+
+    The novelty reference, which comes from training series, stays. A package without one, as an imported checkpoint
+    is, gets its clusters from the temperature split and its thresholds from the conformal one: "unlike the training
+    data" then means unlike these series.
 
     Raises
     ------
@@ -123,6 +126,7 @@ def recalibrated(package: ModelPackage, folder: Path, data: Path, seed: int) -> 
     )
     header = fit_header_reference(fresh, outputs["temperature"], outputs["conformal"], seed)
     views: dict[str, View] = dict(package.novelty)
+    views = views or fit_novelty(outputs["temperature"], [outputs["conformal"]], seed)
     write_package(folder, fresh, safetensors.numpy.load(package.weights), views, header)
     return load_package(folder)
 

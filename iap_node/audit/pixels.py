@@ -68,11 +68,11 @@ def pixel_findings(
     comparisons
         Of `iap_node.audit.verdicts.compare`, for this header and prediction.
     prediction
-        None, or novel: the pixels say nothing.
+        None, novel, or of a model that is not calibrated: the pixels say nothing.
     others
         What other witnesses found: a missing value that they report is not reported again.
     """
-    if prediction is None or prediction.novel:
+    if prediction is None or not prediction.speaks:
         return ()
     contradicted = {item.keyword for item in comparisons if item.verdict is Verdict.CONTRADICTS}
     reported = {finding.element for finding in others if finding.kind is FindingKind.MISSING}

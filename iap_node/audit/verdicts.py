@@ -2,8 +2,8 @@
 
 The model says what the pixels allow, as a conformal set (classes) or interval (numbers) at level alpha.
 A header value outside it contradicts the pixels; a right one is so accused at a rate of about alpha.
-Where the model has nothing to say (novel series, unknown class, unusable header, habit instead of
-physics) the verdict is "not judged" with its reason. Called by `iap_node.worker.infer`; pure functions.
+Where the model has nothing to say (novel series, no calibration, unknown class, unusable header, habit instead
+of physics) the verdict is "not judged" with its reason. Called by `iap_node.worker.infer`; pure functions.
 
 References
 ----------
@@ -53,7 +53,7 @@ def compare(
         value = header.value(parameter.keyword)
         pixels = predicted.get(parameter.keyword)
         if silence:
-            comparisons.append(_not_judged(parameter, value, silence))
+            comparisons.append(_not_judged(parameter, value, silence, _shown_only(parameter, pixels)))
         elif pixels is None:
             comparisons.append(_not_judged(parameter, value, f"the model does not predict {parameter.title}"))
         elif pixels.kind is ParameterKind.CATEGORICAL:
@@ -69,7 +69,19 @@ def _why_nothing_is_judged(prediction: SeriesPrediction | None, reason: str) -> 
     if prediction.novel:
         score, threshold = prediction.novelty_score, prediction.novelty_threshold
         return f"the series is unlike the training data (novelty {score:.4g} > {threshold:.4g})"
+    if not prediction.calibrated:
+        return f"model {prediction.model_id} is not calibrated: iap-train recalibrate makes a package that is"
     return ""
+
+
+def _shown_only(parameter: AcquisitionParameter, pixels: ParameterPrediction | None) -> str:
+    """What a model that is not calibrated takes for the most probable; nothing rests on it."""
+    if pixels is None:
+        return ""
+    if pixels.kind is ParameterKind.CONTINUOUS:
+        return "" if pixels.value is None else parameter.text_with_unit(_rounded(pixels.value))
+    best = pixels.probabilities[0][0] if pixels.probabilities else None
+    return "" if best is None else parameter.text_with_unit(_canonical_label(parameter, best))
 
 
 # ---------------------------------------------------------------- classes

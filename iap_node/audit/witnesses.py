@@ -230,7 +230,7 @@ class _Bench:
         """Whether the pixels allow a value; None where they know nothing of it."""
         parameter = BY_KEYWORD.get(element)
         prediction = self._prediction
-        if parameter is None or prediction is None or prediction.novel or parameter.element != parameter.keyword:
+        if parameter is None or prediction is None or not prediction.speaks or parameter.element != parameter.keyword:
             return None
         pixels = next((item for item in prediction.parameters if item.keyword == element), None)
         meant = canonical(element, value)

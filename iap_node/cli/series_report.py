@@ -128,6 +128,7 @@ def _print_pixels(judgement: Judgement) -> None:
         out.print(Text(f"pixels not analysed: {printable(judgement.not_analysed_reason)}"))
         return
     novelty = f"novelty {prediction.novelty_score:.3g}, limit {prediction.novelty_threshold:.3g}"
+    novelty = novelty if prediction.calibrated else "novelty unknown"
     out.print(
         Text(
             f"model {printable(prediction.model_id)}, {prediction.training_data}; "

@@ -40,6 +40,8 @@ HEADER_FILE = "header.safetensors"
 ViewName = Literal["feature", "input"]
 _LARGEST_FILE = 512 * 1024**2
 
+NOT_CALIBRATED = "not calibrated: its answers are shown, no verdict and no route rests on them"
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -80,7 +82,8 @@ class Manifest:
 
     `training_data` is one sentence that every surface shows beside the model's answers; `provenance` says how
     the model came about (recipe, data, seeds, versions, evaluation) and is never interpreted. `header` is None in a
-    package that judges single values only.
+    package that judges single values only. `calibration` and the novelty reference are empty, together, in a package
+    that is not calibrated: its answers are shown, and nothing rests on them.
     """
 
     format: Literal["iap-model-package"]
@@ -112,7 +115,13 @@ class ModelPackage:
     @property
     def training_data(self) -> str:
         """What the model learned from, as every surface shows it."""
-        return self.manifest.training_data
+        said = self.manifest.training_data
+        return said if self.calibrated else f"{said}; {NOT_CALIBRATED}"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the model knows how sure it may be, and what is unlike its training data."""
+        return bool(self.manifest.calibration)
 
 
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
@@ -268,8 +277,10 @@ def _check(folder: Path, manifest: Manifest) -> None:
         problem = "parameters is empty"
     elif manifest.network.in_channels != len(manifest.preprocessing.channels):
         problem = "network.in_channels is not the number of preprocessing.channels"
-    elif not manifest.calibration:
-        problem = "calibration is empty"
+    elif bool(manifest.calibration) != bool(manifest.novelty.thresholds):
+        problem = "calibration and novelty go together, or are empty together"
+    elif not manifest.calibration and manifest.header is not None:
+        problem = "header needs calibration"
     elif any([head.keyword for head in item.heads] != keywords for item in manifest.calibration):
         problem = "calibration must list the heads of parameters, in their order"
     elif not manifest.training_data.strip():
@@ -294,10 +305,6 @@ def _views(folder: Path, manifest: Manifest, arrays: Mapping[str, NDArray[Any]])
                 "write the package again with iap-train"
             )
         views[name] = View(means.astype("float64"), whitening.astype("float64"), limits)
-    if not views:
-        raise ModelPackageError(
-            f"{folder / MANIFEST_FILE}: novelty names no view; write the package again with iap-train"
-        )
     return views
 
 

@@ -5,6 +5,7 @@ Called by the worker (one predictor per process, loaded once), the CLI and evalu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -115,20 +116,32 @@ def judge(
 ) -> SeriesPrediction:
     """Pool, calibrate and check for novelty: from the network's slice outputs to the series' answer."""
     manifest, n_slices = package.manifest, len(outputs)
+    finite = bool(np.isfinite(outputs).all())
+    if not package.calibrated:
+        return SeriesPrediction(
+            model_id=package.model_id,
+            training_data=package.training_data,
+            novel=False,
+            novelty_score=math.nan,  # nobody knows: nothing says what is unlike the training data
+            novelty_threshold=novelty.SCORE_THRESHOLD,
+            n_slices=n_slices,
+            parameters=parameter_predictions(manifest, outputs, alpha) if finite else (),
+            calibrated=False,
+        )
     descriptors = {
         "feature": features.astype(np.float64).mean(axis=0),
         "input": novelty.describe_input(prepared).mean(axis=0),
     }
     score = novelty.score(package.novelty, descriptors, n_slices)
     # Not finite anywhere counts as novel: what the network cannot digest is unlike its training data.
-    novel = not (score <= novelty.SCORE_THRESHOLD and bool(np.isfinite(outputs).all()))
+    novel = not (score <= novelty.SCORE_THRESHOLD and finite)
     answers = () if novel else parameter_predictions(manifest, outputs, alpha)
     fit = None
     if answers and header is not None and package.header is not None:
         fit = joint.header_fit(package.header, manifest.parameters, answers, header, n_slices)
     return SeriesPrediction(
         model_id=package.model_id,
-        training_data=manifest.training_data,
+        training_data=package.training_data,
         novel=novel,
         novelty_score=score,
         novelty_threshold=novelty.SCORE_THRESHOLD,
@@ -141,8 +154,11 @@ def judge(
 def parameter_predictions(
     manifest: Manifest, outputs: NDArray[np.floating], alpha: float
 ) -> tuple[ParameterPrediction, ...]:
-    """The answers of all heads for one series, whether or not it is novel."""
-    fitted = calibration.select(manifest.calibration, len(outputs))
+    """The answers of all heads for one series, whether or not it is novel.
+
+    Without calibration: the network's own probabilities and values, empty sets, no intervals.
+    """
+    fitted = calibration.select(manifest.calibration or (_uncalibrated(manifest),), len(outputs))
     pooled = pooling.pool(outputs, manifest.parameters)
     return tuple(
         _categorical(head, item, fitted, answer, alpha)
@@ -150,6 +166,11 @@ def parameter_predictions(
         else _continuous(head, item, fitted, answer, alpha)
         for head, item, answer in zip(manifest.parameters, fitted.heads, pooled, strict=True)
     )
+
+
+def _uncalibrated(manifest: Manifest) -> Calibration:
+    heads = tuple(HeadCalibration(head.keyword, 1.0, ()) for head in manifest.parameters)
+    return Calibration(1, 0, (), heads)
 
 
 def _categorical(
@@ -161,7 +182,9 @@ def _categorical(
         keyword=head.keyword,
         kind=head.kind,
         probabilities=tuple((head.classes[index], float(shares[index])) for index in order),
-        prediction_set=calibration.prediction_set(
+        prediction_set=()
+        if not fitted.alphas
+        else calibration.prediction_set(
             shares, head.classes, calibration.quantile(fitted.alphas, item.quantiles, alpha)
         ),
         alpha=alpha,

@@ -12,6 +12,7 @@ PS3.5 B.2 (UIDs from UUIDs), RFC 9562 (UUIDs from names).
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _content(result: SeriesResult, origin: Origin) -> Dataset:
     node = _uid("node", origin.ae_title)
     groups = [_parameter(one, result) for one in result.parameters]
     groups += [_finding(one, number, result) for number, one in enumerate(result.findings)]
-    if result.novelty_score is not None and result.model is not None:
+    if result.novelty_score is not None and not math.isnan(result.novelty_score) and result.model is not None:
         groups.insert(0, _novelty(result, result.model))
     children = [
         _coded("HAS CONCEPT MOD", codes.LANGUAGE, codes.ENGLISH),

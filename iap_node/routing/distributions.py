@@ -97,7 +97,7 @@ class ParameterConditions:
 
 def predicted(prediction: SeriesPrediction | None, keyword: str) -> ParameterPrediction | None:
     """What the model says of a parameter; None: nothing."""
-    if prediction is None or prediction.novel:
+    if prediction is None or not prediction.speaks:
         return None
     return next((item for item in prediction.parameters if item.keyword == keyword), None)
 
@@ -109,6 +109,8 @@ def observed(prediction: SeriesPrediction | None, keyword: str) -> str:
         return "not analysed"
     if prediction.novel:
         return "novel: unlike the training data"
+    if not prediction.calibrated:
+        return "the model is not calibrated"
     pixels = predicted(prediction, keyword)
     if pixels is None:
         return f"the model does not predict {parameter.title}"

@@ -56,6 +56,8 @@ def why_default(
     if prediction.novel:
         score, threshold = prediction.novelty_score, prediction.novelty_threshold
         return f"the series is unlike the training data (novelty {score:.4g} > {threshold:.4g})"
+    if not prediction.calibrated:
+        return f"model {prediction.model_id} is not calibrated: no route rests on it"
     if not domains:
         return "no domains are configured" if nothing_configured else "no rule applies, and no domains are configured"
     if held:

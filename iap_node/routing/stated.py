@@ -151,7 +151,7 @@ def finding_truth(condition: FindingConditionConfig, evidence: RoutingEvidence) 
 
 
 def _unheard(evidence: RoutingEvidence) -> list[str]:
-    pixels_spoke = evidence.prediction is not None and not evidence.prediction.novel
+    pixels_spoke = evidence.prediction is not None and evidence.prediction.speaks
     return [one for one in Witness if one in evidence.unheard or (one is Witness.PIXELS and not pixels_spoke)]
 
 

@@ -203,7 +203,7 @@ def _unheard(damaged: Sequence[tuple[int, str]], answer: _Answer) -> tuple[Witne
     """Witnesses who could not look at every instance, or abstain: that they raise something no more says nothing."""
     if damaged:
         return tuple(Witness)
-    spoke = answer.prediction is not None and not answer.prediction.novel
+    spoke = answer.prediction is not None and answer.prediction.speaks
     return () if spoke and not answer.problems else (Witness.PIXELS,)
 
 

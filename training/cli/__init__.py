@@ -1,7 +1,8 @@
 """`iap-train`: the commands, and where training is wired together.
 
 One module per kind of command: `simulate`, `fitting` (fit, recalibrate), `evaluation` (evaluate), `shipped`
-(reference). Progress with the time left is shown on a terminal; elsewhere one line per epoch is logged. Nothing here
+(reference), `checkpoint` (import-checkpoint).
+Progress with the time left is shown on a terminal; elsewhere one line per epoch is logged. Nothing here
 runs inside the node.
 """
 
@@ -13,7 +14,7 @@ import typer
 
 from iap_node.errors import NodeError
 from training import dataset
-from training.cli import evaluation, fitting, shipped, simulate
+from training.cli import checkpoint, evaluation, fitting, shipped, simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +23,7 @@ app = typer.Typer(
     help="Trains, calibrates and evaluates model packages; nothing here runs inside the node.",
 )
 
-for module in (simulate, fitting, evaluation, shipped):
+for module in (simulate, fitting, evaluation, shipped, checkpoint):
     app.registered_commands += module.commands.registered_commands
 
 
