@@ -8,7 +8,6 @@ Only instances that the destination has not accepted yet are offered, as they ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -25,6 +24,7 @@ from iap_node.routing.destinations.destination import open_destination
 from iap_node.spool import Spool
 from iap_node.worker.consignment import MADE_BY, corrected, originals
 from iap_node.worker.document import send_document
+from iap_node.worker.loop import Clock, utc_now
 
 log = structlog.get_logger("deliver")
 
@@ -32,10 +32,11 @@ log = structlog.get_logger("deliver")
 class DeliverHandler:
     """Handles DELIVER jobs."""
 
-    def __init__(self, database: Database, spool: Spool, config: NodeConfig) -> None:
+    def __init__(self, database: Database, spool: Spool, config: NodeConfig, clock: Clock = utc_now) -> None:
         self._database = database
         self._spool = spool
         self._config = config
+        self._clock = clock
 
     def __call__(self, job: Job) -> None:
         """Offer the outstanding instances of the job's revision to its destination.
@@ -56,7 +57,7 @@ class DeliverHandler:
                 f"destination {job.destination!r} of series {job.series_instance_uid} is no longer in the "
                 f"configuration; name it under destinations again and retry job {job.id}"
             )
-        now = datetime.now(UTC)
+        now = self._clock()
         if destination.send == "corrected":
             limit = self._config.inference.max_bytes_per_instance
             consignment = corrected(self._database, self._spool, job, limit, now)
@@ -73,7 +74,7 @@ class DeliverHandler:
         if destination.results and all(answer.accepted for answer in answers):
             comment = send_document(self._database, self._spool, self._config, job, consignment, destination, there)
         with self._database.transaction() as session:
-            now = datetime.now(UTC)
+            now = self._clock()
             state = results.save_delivery(
                 session,
                 job,
@@ -113,7 +114,7 @@ class DeliverHandler:
             if not failure:
                 note_answered(session, destination)
                 return
-            paused_until = note_failed(session, destination, failure, self._config.jobs, datetime.now(UTC))
+            paused_until = note_failed(session, destination, failure, self._config.jobs, self._clock())
         if paused_until is not None:
             log.warning("destination is left alone", error=failure, until=paused_until.isoformat())
 

@@ -26,8 +26,14 @@ from iap_node.records import Job, JobKind, JobState
 LONGEST_WAIT_S = 30.0  # between looks at a database that does not answer
 
 Handler = Callable[[Job], None]
+Clock = Callable[[], datetime]
 
 log = structlog.get_logger("worker")
+
+
+def utc_now() -> datetime:
+    """What the clock says."""
+    return datetime.now(UTC)
 
 
 def run_worker(
@@ -72,6 +78,7 @@ def run_once(
     config: JobsConfig,
     worker: str,
     limits: Mapping[str, int] | None = None,
+    clock: Clock = utc_now,
 ) -> bool:
     """Claim one job and work on it; whether there was one.
 
@@ -81,7 +88,7 @@ def run_once(
         The database did not answer when asked for a job.
     """
     with database.transaction() as session:
-        job = jobs.claim(session, kind, worker, config.lease_s, _now(), config.max_attempts, limits)
+        job = jobs.claim(session, kind, worker, config.lease_s, clock(), config.max_attempts, limits)
     if job is None:
         return False
     facts = {
@@ -94,31 +101,33 @@ def run_once(
     if job.destination:
         facts["destination"] = job.destination
     with structlog.contextvars.bound_contextvars(**facts):
-        _work(job, handle, database, config)
+        _work(job, handle, database, config, clock)
     return True
 
 
-def _work(job: Job, handle: Handler, database: Database, config: JobsConfig) -> None:
+def _work(job: Job, handle: Handler, database: Database, config: JobsConfig, clock: Clock) -> None:
     try:
-        with _lease_renewed(job, database, config):
+        with _lease_renewed(job, database, config, clock):
             handle(job)
     except LeaseLost as error:
         log.warning("results dropped", error=str(error))
     except PermanentError as error:
-        _fail(job, str(error), True, database, config)
+        _fail(job, str(error), True, database, config, clock)
     except NodeError as error:
-        _fail(job, str(error), False, database, config)
+        _fail(job, str(error), False, database, config, clock)
     except Exception as error:  # noqa: BLE001 - the edge: whatever a handler raises must not end the worker
         log.error("unexpected error", error=type(error).__name__, frames=_frames(error))
-        _fail(job, _without_values(error), False, database, config)
+        _fail(job, _without_values(error), False, database, config, clock)
     else:
         log.info("job over")
 
 
-def _fail(job: Job, error: str, permanent: bool, database: Database, config: JobsConfig) -> None:
+def _fail(
+    job: Job, error: str, permanent: bool, database: Database, config: JobsConfig, clock: Clock
+) -> None:
     try:
         with database.transaction() as session:
-            state = jobs.fail(session, job, error, permanent, config, _now())
+            state = jobs.fail(session, job, error, permanent, config, clock())
     except LeaseLost as lost:
         log.warning("failure dropped", failure=error, error=str(lost))
     except RetriableError as unavailable:
@@ -129,7 +138,7 @@ def _fail(job: Job, error: str, permanent: bool, database: Database, config: Job
 
 
 @contextmanager
-def _lease_renewed(job: Job, database: Database, config: JobsConfig) -> Iterator[None]:
+def _lease_renewed(job: Job, database: Database, config: JobsConfig, clock: Clock) -> Iterator[None]:
     """Renew the lease every third of its length while the block runs."""
     over = threading.Event()
     context = structlog.contextvars.get_contextvars()
@@ -139,7 +148,7 @@ def _lease_renewed(job: Job, database: Database, config: JobsConfig) -> Iterator
         while not over.wait(config.lease_s / 3.0):
             try:
                 with database.transaction() as session:
-                    held = jobs.renew(session, job, config.lease_s, _now())
+                    held = jobs.renew(session, job, config.lease_s, clock())
             except RetriableError as error:
                 log.warning("lease not renewed; trying again", error=str(error))
                 continue
@@ -169,7 +178,3 @@ def _without_values(error: Exception) -> str:
 def _frames(error: Exception) -> list[str]:
     frames = traceback.extract_tb(error.__traceback__)
     return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -35,7 +35,7 @@ class Peer:
     received: list[tuple[str, str, bytes]] = field(default_factory=list)  # SOP Instance UID, syntax, data set
     sop_class_uids: list[str] = field(default_factory=list)  # of the same
     associations: int = 0
-    port: int = 0
+    port: int = 0  # 0: a free one
     _server: Any = None
 
     def start(self) -> None:
@@ -50,7 +50,7 @@ class Peer:
             (evt.EVT_DATA_RECV, self.on_data),
         ]
         self._server = ae.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=self.ssl_context
+            ("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=self.ssl_context
         )
         self.port = self._server.server_address[1]
 
