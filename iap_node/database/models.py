@@ -439,9 +439,7 @@ def _note(
     )
 
 
-def _events_of(
-    query: Select[tuple[ModelEventRow]], model_id: str | None, before: int | None
-) -> Select[tuple[ModelEventRow]]:
+def _events_of(query: Select[ModelEventRow], model_id: str | None, before: int | None) -> Select[ModelEventRow]:
     if model_id is not None:
         query = query.where(ModelEventRow.model_id == model_id)
     return query if before is None else query.where(ModelEventRow.id < before)

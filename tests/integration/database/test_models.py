@@ -98,11 +98,12 @@ def test_a_model_that_a_gate_refused_never_decides_anything(database: Database) 
     with database.transaction() as session:
         assert register(session, "bad", [PASSED, FAILED]).state is ModelState.REFUSED
         assert register(session, "good", [PASSED]).state is ModelState.CANDIDATE
-        for change in (
+        refused: list[Callable[[], object]] = [
             lambda: models.promote(session, "bad", "eve", "", NOON),
             lambda: models.begin_shadow(session, "bad", 10, "eve", "", NOON),
             lambda: models.retire(session, "bad", "eve", "", NOON),
-        ):
+        ]
+        for change in refused:
             with pytest.raises(ModelLifeError, match="refused"):
                 change()
         failed = models.list_events(session, "bad")[0]
