@@ -162,7 +162,10 @@ def _ordered(keyword: str, classes: Iterable[str]) -> tuple[str, ...]:
 
 
 def encode_targets(heads: Sequence[Head], labels: Sequence[Labels]) -> NDArray[np.float32]:
-    """(n_series, n_heads): class index or continuous target; NaN where missing or not in the vocabulary."""
+    """(n_series, n_heads): class index or continuous target; NaN where missing or not in the vocabulary.
+
+    A value that is no class itself counts as the one that it is the same as: "Siemens" as "SIEMENS".
+    """
     targets = np.full((len(labels), len(heads)), np.nan, np.float32)
     for column, head in enumerate(heads):
         index = {label: position for position, label in enumerate(head.classes)}
@@ -171,7 +174,9 @@ def encode_targets(heads: Sequence[Head], labels: Sequence[Labels]) -> NDArray[n
             if value is None:
                 continue
             if head.kind is ParameterKind.CATEGORICAL:
-                targets[row, column] = index.get(class_label(head.keyword, value), math.nan)
+                label = class_label(head.keyword, value)
+                same = label if label in index else BY_KEYWORD[head.keyword].match(value, head.classes)
+                targets[row, column] = math.nan if same is None else index[same]
             elif head.transform != "log" or float(value) > 0:
                 targets[row, column] = head.encode(float(value))
     return targets

@@ -7,7 +7,7 @@ Every stage leaves its result in the work folder and is skipped or resumed when 
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -56,10 +56,19 @@ def package_from(
     fitted: FittedNetwork,
     data: Path,
     seed: int,
+    begun_from: ModelPackage | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> ModelPackage:
     """Calibrate a fitted network on the held-out splits of its data set and write the package.
 
     The weights are stored, and calibrated, in half precision: what is judged later is what was calibrated.
+
+    Parameters
+    ----------
+    begun_from
+        The model whose weights it was fitted from; what the model says of its training data names it.
+    provenance
+        What is to be known of its making beyond recipe, data and software.
     """
     weights = half_precision(fitted.weights)
     network = ResNet18(len(recipe.preprocessing.channels), n_outputs(heads), recipe.width)
@@ -73,14 +82,14 @@ def package_from(
         format_version=FORMAT_VERSION,
         name=naming.name,
         version=naming.version,
-        training_data=training_sentence(data),
+        training_data=training_sentence(data) + (f", begun from {begun_from.model_id}" if begun_from else ""),
         network=Network("resnet18", len(recipe.preprocessing.channels), recipe.width),
         preprocessing=recipe.preprocessing,
         parameters=tuple(heads),
         calibration=calibrate(heads, outputs["temperature"], outputs["conformal"], seed),
         novelty=NoveltyReference(FileReference("", ""), {}),
         weights=FileReference("", ""),
-        provenance=_provenance(recipe, fitted, data, seed),
+        provenance={**_provenance(recipe, fitted, data, seed), **(provenance or {})},
     )
     views = fit_novelty(outputs["training"], [outputs["temperature"], outputs["conformal"]], seed)
     header = fit_header_reference(manifest, outputs["temperature"], outputs["conformal"], seed)

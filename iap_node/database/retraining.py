@@ -18,6 +18,10 @@ from sqlalchemy.orm import Session
 from iap_node.database.tables import RetrainingRow, RetrainingState
 from iap_node.errors import PermanentError
 
+HEARTBEAT_S = 5.0  # how often a run's process gives a sign of life
+SILENT_S = 120.0  # and is gone when it gave none for so long
+SCHEDULE = "schedule"  # who asks for runs by the clock
+
 _MOST_MESSAGE_CHARACTERS = 2000
 
 
