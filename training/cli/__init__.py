@@ -1,6 +1,6 @@
 """`iap-train`: the commands, and where training is wired together.
 
-One module per kind of command: `simulate`, `fitting` (fit, recalibrate), `evaluation` (evaluate), `shipped`
+One module per kind of command: `simulate`, `prepare`, `fitting` (fit, recalibrate), `evaluation` (evaluate), `shipped`
 (reference), `checkpoint` (import-checkpoint).
 Progress with the time left is shown on a terminal; elsewhere one line per epoch is logged. Nothing here
 runs inside the node.
@@ -14,7 +14,7 @@ import typer
 
 from iap_node.errors import NodeError
 from training import dataset
-from training.cli import checkpoint, evaluation, fitting, shipped, simulate
+from training.cli import checkpoint, evaluation, fitting, prepare, shipped, simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Trains, calibrates and evaluates model packages; nothing here runs inside the node.",
 )
 
-for module in (simulate, fitting, evaluation, shipped, checkpoint):
+for module in (simulate, prepare, fitting, evaluation, shipped, checkpoint):
     app.registered_commands += module.commands.registered_commands
 
 

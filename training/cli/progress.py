@@ -24,8 +24,8 @@ _console = Console(stderr=True)
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over a known number of series; lines of text where there is no terminal."""
+def bar(what: str, total: int, of: str = "series") -> Iterator[Callable[[int], None]]:
+    """A bar over a known number of series, or of something else; lines of text where there is no terminal."""
     done = 0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -33,12 +33,12 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     ) as progress:  # fmt: skip
         task = progress.add_task(what, total=total)
 
-        def advance(n_series: int) -> None:
+        def advance(number: int) -> None:
             nonlocal done
-            before, done = done, done + n_series
-            progress.advance(task, n_series)
-            if progress.disable and (before * 20 // total != done * 20 // total):
-                typer.echo(f"{what}: {done} of {total} series", err=True)
+            before, done = done, done + number
+            progress.advance(task, number)
+            if progress.disable and total and (before * 20 // total != done * 20 // total):
+                typer.echo(f"{what}: {done} of {total} {of}", err=True)
 
         yield advance
 
