@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from iap_node.config.agreement import AgreementConfig
 from iap_node.config.crontab import crontab
 from iap_node.config.section import Section, did_you_mean
 from iap_node.dicom.parameters import BY_KEYWORD
@@ -97,6 +98,7 @@ class RetrainingConfig(Section):
     gates: GatesConfig = GatesConfig()
     shadow_series: int = Field(200, ge=0)
     promote: Literal["by_hand", "by_gate"] = "by_hand"
+    agreement: AgreementConfig = AgreementConfig()
     keep_candidates: int = Field(5, ge=1)
 
     @field_validator("cron")
