@@ -37,6 +37,8 @@ SWITCH_INTERVAL_S = 0.0001
 GARBAGE_THRESHOLDS = 20_000, 20, 20  # allocations, and collections of younger ones; the default begins with 700
 ROWS_AT_STOP_S = 10.0  # for the rows of what is acknowledged; the next start writes those that are missing
 
+DELIVERIES_AT_ONCE = 32  # threads of one process; each needs a connection to the database for moments
+
 ROLES = ("listen", "infer", "deliver", "schedule")
 
 log = structlog.get_logger("role")
@@ -226,7 +228,9 @@ def deliver(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
     handler = DeliverHandler(database, Spool(config.spool_dir), config)
     limits = {name: one.concurrency for name, one in config.destinations.items()}
-    run_worker(JobKind.DELIVER, handler, database, config.jobs, _worker_name("deliver"), stop, limits)
+    # as many as all destinations take together, so that one that crawls keeps no other waiting
+    at_once = max(1, min(sum(limits.values()), DELIVERIES_AT_ONCE))
+    run_worker(JobKind.DELIVER, handler, database, config.jobs, _worker_name("deliver"), stop, limits, at_once)
     database.dispose()
 
 

@@ -164,6 +164,7 @@ class JobsConfig(Section):
     backoff_max_s: float = Field(3600.0, gt=0)
     breaker_failures: int = Field(5, ge=1)
     breaker_s: float = Field(60.0, gt=0)
+    patience_h: float = Field(72.0, ge=0)
 
 
 class InferenceConfig(Section):

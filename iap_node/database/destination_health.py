@@ -48,6 +48,15 @@ def pauses(session: Session) -> list[Pause]:
     ]
 
 
+def pause_of(session: Session, destination: str, now: datetime) -> datetime | None:
+    """Until when a destination is left alone; None: it is not."""
+    return session.scalar(
+        select(DestinationHealthRow.paused_until).where(
+            DestinationHealthRow.destination == destination, DestinationHealthRow.paused_until > now
+        )
+    )
+
+
 def closed_to_claims(session: Session, limits: Mapping[str, int], now: datetime) -> set[str]:
     """Destinations for which no job is to be claimed now: paused, or with as many series under way as they take."""
     paused = session.scalars(select(DestinationHealthRow.destination).where(DestinationHealthRow.paused_until > now))

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.config import JobsConfig
-from iap_node.database.destination_health import admit, closed_to_claims
+from iap_node.database.destination_health import admit, closed_to_claims, pause_of
 from iap_node.database.insertion import insert_if_new
 from iap_node.database.tables import DeliveryRow, DeliveryState, JobRow, SeriesRow, StudyRow
 from iap_node.errors import LeaseLost
@@ -167,6 +167,10 @@ def fail(
     up to a half at random so that jobs that failed together do not come back together. An INFER job that dies
     fails its series.
 
+    Where the destination is left alone since (`destination_health`), the job waits until it is tried again, and lets
+    those try first that have waited longer. That counts as no attempt until the job is `patience_h` old: an outage
+    makes no dead letters, and one series that a destination cannot take does not keep the others from it.
+
     Parameters
     ----------
     error
@@ -182,17 +186,23 @@ def fail(
         See `finish`.
     """
     lock_series(session, job.series_id)
-    if permanent or job.attempts >= config.max_attempts:
+    paused_until, waits = None, False
+    if job.kind is JobKind.DELIVER:
+        paused_until = pause_of(session, job.destination, now)
+        created_at = session.scalars(select(JobRow.created_at).where(JobRow.id == job.id)).one()
+        waits = paused_until is not None and now < created_at + timedelta(hours=config.patience_h)
+    if permanent or (job.attempts >= config.max_attempts and not waits):
         end_leased(session, job, JobState.DEAD, error, now)
         return JobState.DEAD
     longest_s = min(config.backoff_s * 2.0 ** min(job.attempts - 1, 64), config.backoff_max_s)
-    wait_s = longest_s * (rng or np.random.default_rng()).uniform(0.5, 1.0)
+    due_at = now + timedelta(seconds=longest_s * (rng or np.random.default_rng()).uniform(0.5, 1.0))
     put_back = (
         update(JobRow)
         .where(*_held(job))
         .values(
             state=JobState.READY,
-            due_at=now + timedelta(seconds=wait_s),
+            attempts=JobRow.attempts - int(waits),
+            due_at=due_at if paused_until is None else max(due_at, paused_until),
             lease_token=None,
             error=error[:_MOST_ERROR_CHARACTERS],
             updated_at=now,

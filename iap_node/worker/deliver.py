@@ -70,9 +70,10 @@ class DeliverHandler:
             self._note(job.destination, str(error))
             raise
         self._note(job.destination, _failure(answers))
-        comment = ""
+        comment = _warned(job.destination, answers)
         if destination.results and all(answer.accepted for answer in answers):
-            comment = send_document(self._database, self._spool, self._config, job, consignment, destination, there)
+            problem = send_document(self._database, self._spool, self._config, job, consignment, destination, there)
+            comment = "; ".join(filter(None, (comment, problem)))
         with self._database.transaction() as session:
             now = self._clock()
             state = results.save_delivery(
@@ -117,6 +118,16 @@ class DeliverHandler:
             paused_until = note_failed(session, destination, failure, self._config.jobs, self._clock())
         if paused_until is not None:
             log.warning("destination is left alone", error=failure, until=paused_until.isoformat())
+
+
+def _warned(destination: str, answers: Sequence[InstanceDelivery]) -> str:
+    """What people should know of instances that were stored with a warning (Bxxx); "": there are none."""
+    warned = [one for one in answers if one.accepted and one.status]
+    if not warned:
+        return ""
+    said = f"{destination} stored {len(warned)} instances with a warning; first status {warned[0].status:04X}H"
+    log.warning("instances stored with a warning", instances=len(warned), status=f"{warned[0].status:04X}H")
+    return f"{said}, {warned[0].comment}" if warned[0].comment else said
 
 
 def _failure(answers: Sequence[InstanceDelivery]) -> str:

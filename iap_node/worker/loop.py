@@ -1,7 +1,7 @@
 """The life of a worker: claim a job, run its handler under a lease, turn errors into retries or dead letters.
 
-One job at a time per process; any number of processes, on any machine that sees the database. A worker
-that dies leaves its lease behind, and the job goes to another when that runs out. Handlers write their
+One worker per process, any number of processes, on any machine that sees the database. A worker that dies
+leaves its leases behind, and the jobs go to others when those run out. Handlers write their
 results and the end of their job in one transaction, fenced by the lease, so that a job that runs twice
 has its effects once. Called by the commands `infer` and `deliver`.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,30 +45,46 @@ def run_worker(
     worker: str,
     stop: threading.Event,
     limits: Mapping[str, int] | None = None,
+    at_once: int = 1,
 ) -> None:
-    """Work on jobs of one kind until `stop` is set; the job in hand is finished first.
+    """Work on jobs of one kind until `stop` is set; the jobs in hand are finished first.
 
     Parameters
     ----------
     handle
-        Does the work and ends the job (`results.save_...`); what it raises decides what becomes of the job.
+        Does the work and ends the job (`results.save_...`); what it raises decides what becomes of the job. With
+        several jobs at once it is called by several threads.
     worker
         Name of this process for people: host, process, role.
     limits
         How many jobs may be under way at once, by destination, over all workers.
+    at_once
+        How many jobs this worker has in hand at most. Those that wait for a peer keep the others from nothing.
     """
-    log.info("worker starts", kind=kind, worker=worker)
+    log.info("worker starts", kind=kind, worker=worker, at_once=at_once)
     failures = 0
-    while not stop.is_set():
-        try:
-            worked = run_once(kind, handle, database, config, worker, limits)
-            failures = 0
-        except RetriableError as error:
-            failures += 1
-            worked = False
-            log.warning("no jobs can be had now", kind=kind, error=str(error))
-        if not worked:
-            stop.wait(min(config.poll_s * 2.0 ** min(failures, 16), max(config.poll_s, LONGEST_WAIT_S)))
+    in_hand: set[Future[None]] = set()
+    with ThreadPoolExecutor(at_once, thread_name_prefix=str(kind)) as threads:
+        while not stop.is_set():
+            for over in [one for one in in_hand if one.done()]:
+                in_hand.remove(over)
+                over.result()  # raises what a job must not raise: that ends this process, and another begins
+            if len(in_hand) == at_once:
+                wait(in_hand, config.poll_s, FIRST_COMPLETED)
+                continue
+            try:
+                job = _claim(kind, database, config, worker, limits, utc_now)
+                failures = 0
+            except RetriableError as error:
+                failures += 1
+                job = None
+                log.warning("no jobs can be had now", kind=kind, error=str(error))
+            if job is not None:
+                in_hand.add(threads.submit(_work, job, handle, database, config, utc_now))
+            elif in_hand and not failures:
+                wait(in_hand, config.poll_s, FIRST_COMPLETED)  # its end may let the next one of a destination begin
+            else:
+                stop.wait(min(config.poll_s * 2.0 ** min(failures, 16), max(config.poll_s, LONGEST_WAIT_S)))
     log.info("worker stops", kind=kind, worker=worker)
 
 
@@ -87,12 +104,27 @@ def run_once(
     RetriableError
         The database did not answer when asked for a job.
     """
+    job = _claim(kind, database, config, worker, limits, clock)
+    if job is not None:
+        _work(job, handle, database, config, clock)
+    return job is not None
+
+
+def _claim(
+    kind: JobKind,
+    database: Database,
+    config: JobsConfig,
+    worker: str,
+    limits: Mapping[str, int] | None,
+    clock: Clock,
+) -> Job | None:
     with database.transaction() as session:
-        job = jobs.claim(session, kind, worker, config.lease_s, clock(), config.max_attempts, limits)
-    if job is None:
-        return False
+        return jobs.claim(session, kind, worker, config.lease_s, clock(), config.max_attempts, limits)
+
+
+def _work(job: Job, handle: Handler, database: Database, config: JobsConfig, clock: Clock) -> None:
     facts = {
-        "kind": kind,
+        "kind": job.kind,
         "job": job.id,
         "series_instance_uid": job.series_instance_uid,
         "revision": job.revision,
@@ -101,25 +133,20 @@ def run_once(
     if job.destination:
         facts["destination"] = job.destination
     with structlog.contextvars.bound_contextvars(**facts):
-        _work(job, handle, database, config, clock)
-    return True
-
-
-def _work(job: Job, handle: Handler, database: Database, config: JobsConfig, clock: Clock) -> None:
-    try:
-        with _lease_renewed(job, database, config, clock):
-            handle(job)
-    except LeaseLost as error:
-        log.warning("results dropped", error=str(error))
-    except PermanentError as error:
-        _fail(job, str(error), True, database, config, clock)
-    except NodeError as error:
-        _fail(job, str(error), False, database, config, clock)
-    except Exception as error:  # noqa: BLE001 - the edge: whatever a handler raises must not end the worker
-        log.error("unexpected error", error=type(error).__name__, frames=_frames(error))
-        _fail(job, _without_values(error), False, database, config, clock)
-    else:
-        log.info("job over")
+        try:
+            with _lease_renewed(job, database, config, clock):
+                handle(job)
+        except LeaseLost as error:
+            log.warning("results dropped", error=str(error))
+        except PermanentError as error:
+            _fail(job, str(error), True, database, config, clock)
+        except NodeError as error:
+            _fail(job, str(error), False, database, config, clock)
+        except Exception as error:  # noqa: BLE001 - the edge: whatever a handler raises must not end the worker
+            log.error("unexpected error", error=type(error).__name__, frames=_frames(error))
+            _fail(job, _without_values(error), False, database, config, clock)
+        else:
+            log.info("job over")
 
 
 def _fail(

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from iap_node.config import JobsConfig
 from iap_node.database import jobs
 from iap_node.database.destination_health import note_answered, note_failed, pauses
 from iap_node.database.engine import Database
-from iap_node.database.tables import SeriesRow
-from iap_node.records import Job, JobKind, StoreOutcome
+from iap_node.database.tables import JobRow, SeriesRow
+from iap_node.records import Job, JobKind, JobState, StoreOutcome
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CONFIG = JobsConfig(breaker_failures=2, breaker_s=60, backoff_max_s=200)
@@ -102,6 +102,40 @@ def test_a_probe_whose_worker_died_is_followed_by_another(queued: Database) -> N
     failed(queued, 1)
     assert claimed(queued, 62) is not None
     assert claimed(queued, 62 + LEASE_S + 1) is not None
+
+
+def test_a_job_that_fails_while_its_destination_is_left_alone_waits_behind_the_others_and_keeps_its_attempts(
+    queued: Database,
+) -> None:
+    def fail(job: Job | None, seconds: float) -> JobState:
+        assert job is not None
+        failed(queued, seconds)
+        with queued.transaction() as session:
+            return jobs.fail(session, job, "away", False, CONFIG, after(seconds))
+
+    with queued.transaction() as session:
+        session.execute(delete(JobRow).where(JobRow.destination == "other"))
+    first = claimed(queued, 0)
+    assert first is not None and first.attempts == 1
+    assert fail(first, 1) is JobState.READY
+    assert fail(claimed(queued, 1), 2) is JobState.READY  # the second in a row: left alone until 62
+    probe = claimed(queued, 63)
+    assert probe is not None and probe.destination == "pacs" and probe.attempts == 1  # who has not tried yet
+    assert fail(probe, 64) is JobState.READY
+    for attempt in range(20):  # each pause is 200 s by then
+        found = claimed(queued, 1000 * (attempt + 1))
+        assert found is not None and found.attempts <= 2
+        assert fail(found, 1000 * (attempt + 1)) is JobState.READY
+    with queued.transaction() as session:
+        patient = session.scalars(select(JobRow).where(JobRow.destination == "pacs")).all()
+        assert [job.state for job in patient] == [JobState.READY] * 3
+    hours = CONFIG.patience_h * 3600
+    states = []
+    for attempt in range(3 * CONFIG.max_attempts):
+        job = claimed(queued, hours + 1000 * attempt)
+        if job is not None:
+            states.append(fail(job, hours + 1000 * attempt))
+    assert states.count(JobState.DEAD) == 3
 
 
 def test_workers_that_claim_at_once_do_not_share_the_last_place(

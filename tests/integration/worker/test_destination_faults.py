@@ -29,7 +29,6 @@ from iap_node.worker.deliver import DeliverHandler
 from iap_node.worker.loop import run_once, run_worker
 from tests.integration.partners.conftest import free_port
 
-STEP = timedelta(minutes=1)
 AS_SHIPPED: dict[str, Any] = {}  # of the queue: waits and numbers of attempts are those of the defaults
 
 
@@ -74,13 +73,19 @@ def arrive(scripted: Any, write_instance: Any) -> Callable[..., list[str]]:
     return make
 
 
-def work(node: Any, clock: Clock, until: datetime) -> None:
-    """What a delivery worker does up to then, going from one moment to the next without waiting."""
+def work(node: Any, clock: Clock, how_long: timedelta) -> None:
+    """What a delivery worker does meanwhile, going from one moment at which there is work to the next."""
     handler = DeliverHandler(node.database, node.spool, node.config, clock)
-    while clock.now < until:
+    clock.now = max(clock.now, datetime.now(UTC))  # series come in by the real one
+    end = clock.now + how_long
+    while clock.now < end:
         while run_once(JobKind.DELIVER, handler, node.database, node.config.jobs, "test:deliver", None, clock):
             pass
-        clock.now += STEP
+        with node.database.reading() as session:
+            paused = {one.destination: one.paused_until for one in pauses(session)}
+        ready = [job for job in node.jobs(JobKind.DELIVER) if job.state is JobState.READY]
+        due = [max(job.due_at, paused.get(job.destination, job.due_at)) for job in ready]
+        clock.now = min([end, *(moment + timedelta(seconds=1) for moment in due)])
 
 
 def states(node: Any, destination: str) -> Counter[JobState]:
@@ -100,17 +105,17 @@ def test_a_destination_that_is_down_for_an_hour_gets_everything_once_afterwards(
     pacs = {"ae_title": "PEER", "host": "127.0.0.1", "port": port, "timeout_s": 5}
     other = {"kind": "folder", "path": tmp_path / "out", "template": "{SOPInstanceUID}.dcm"}
     node = make_node(jobs=AS_SHIPPED, **routes_to(pacs=pacs, other=other))
-    begin, sent = clock.now, []
+    sent: list[str] = []
     for number in range(4):
         sent += arrive(node, number)
-        work(node, clock, begin + (number + 1) * timedelta(minutes=15))
+        work(node, clock, timedelta(minutes=15))
         assert {path.stem for path in (tmp_path / "out").iterdir()} == set(sent)  # the other one has them at once
     with node.database.reading() as session:
         (pause,) = pauses(session)
     assert (pause.destination, pause.failures < 20) == ("pacs", True)  # it was left alone most of the time
     assert states(node, "pacs") == {JobState.READY: 4}
     peer = start_peer(port=port)
-    work(node, clock, clock.now + timedelta(hours=1))
+    work(node, clock, timedelta(hours=1))
     assert sorted(peer.uids()) == sorted(sent)
     assert states(node, "pacs") == states(node, "other") == {JobState.DONE: 4}
 
@@ -120,12 +125,12 @@ def test_what_a_destination_is_away_for_too_long_becomes_a_dead_letter_that_says
 ) -> None:
     port = free_port()
     pacs = {"ae_title": "PEER", "host": "127.0.0.1", "port": port, "timeout_s": 5}
-    jobs = {"patience_h": 2.0, "max_attempts": 2, "backoff_max_s": 600.0}
+    jobs = {"patience_h": 2.0, "max_attempts": 2, "breaker_failures": 2, "backoff_max_s": 600.0}
     node = make_node(jobs=jobs, **routes_to(pacs=pacs))
     arrive(node, 1)
-    work(node, clock, clock.now + timedelta(hours=2))
+    work(node, clock, timedelta(hours=2))
     assert states(node, "pacs") == {JobState.READY: 1}
-    work(node, clock, clock.now + timedelta(hours=1))
+    work(node, clock, timedelta(hours=1))
     (job,) = node.jobs(JobKind.DELIVER)
     assert job.state is JobState.DEAD and f"127.0.0.1:{port}" in job.error and "cannot be reached" in job.error
 
@@ -146,7 +151,7 @@ def test_a_destination_whose_disk_is_full_for_an_hour_gets_everything_once_there
     pacs = {"ae_title": "PEER", "host": "127.0.0.1", "port": peer.port, "timeout_s": 5}
     node = make_node(jobs=AS_SHIPPED, **routes_to(pacs=pacs))
     sent = arrive(node, 1) + arrive(node, 2)
-    work(node, clock, full_until + timedelta(hours=1))
+    work(node, clock, timedelta(hours=2))
     assert sorted(stored) == sorted(sent)
     assert states(node, "pacs") == {JobState.DONE: 2}
 
@@ -166,11 +171,11 @@ def test_a_folder_on_a_full_disk_gets_every_file_whole_once_there_is_room(
 
     with monkeypatch.context() as patch:
         patch.setattr(folder_module.os, "fsync", full)
-        work(node, clock, clock.now + timedelta(hours=1))
+        work(node, clock, timedelta(hours=1))
     assert list(target.iterdir()) == []
     assert {job.state for job in node.jobs(JobKind.DELIVER)} == {JobState.READY}
     assert all("disk is full" in (job.error or "") for job in node.jobs(JobKind.DELIVER))
-    work(node, clock, clock.now + timedelta(hours=1))
+    work(node, clock, timedelta(hours=1))
     assert {path.name for path in target.iterdir()} == {f"{uid}.dcm" for uid in sent}
     assert states(node, "archive") == {JobState.DONE: 2}
 
@@ -182,7 +187,7 @@ def test_warnings_count_as_stored_and_are_told(
     pacs = {"ae_title": "PEER", "host": "127.0.0.1", "port": peer.port, "timeout_s": 5}
     node = make_node(jobs=AS_SHIPPED, **routes_to(pacs=pacs))
     sent = arrive(node, 1)
-    work(node, clock, clock.now + STEP)
+    work(node, clock, timedelta(minutes=1))
     assert sorted(peer.uids()) == sorted(sent)
     (job,) = node.jobs(JobKind.DELIVER)
     assert job.state is JobState.DONE
