@@ -53,12 +53,14 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate: `says` is one line for people, with the figures that it decided by."""
+    """One gate: `says` is one line for people, with the figures that it decided by; `measured` against `limit`."""
 
     name: str
     passed: bool
     says: str
-    figures: dict[str, float] = field(default_factory=dict)
+    measured: float
+    limit: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +176,19 @@ def _interval(values: Array, rng: np.random.Generator) -> tuple[float, float]:
 def _enough(candidate: HeldOut, config: GatesConfig) -> GateResult:
     n = len(set(candidate.patients))
     says = f"{n} held-out patients, {config.min_patients} needed"
-    return GateResult("enough held-out patients", n >= config.min_patients, says, {"n_patients": n})
+    return GateResult("enough held-out patients", n >= config.min_patients, says, n, config.min_patients)
 
 
 def _overall(champion: HeldOut, candidate: HeldOut, config: GatesConfig, rng: np.random.Generator) -> GateResult:
     found = difference(champion, candidate, config.parameters, rng)
     figures = {"mean": found.mean, "low": found.low, "high": found.high, "n_patients": found.n_patients}
     if config.overall == "better":
-        passed, wanted = found.low > 0, "must lie above zero"
+        passed, limit, wanted = found.low > 0, 0.0, "must lie above zero"
     else:
-        passed, wanted = found.low >= -config.allowed_loss, f"must not reach below {-config.allowed_loss:+.3f}"
+        passed, limit = found.low >= -config.allowed_loss, -config.allowed_loss
+        wanted = f"must not reach below {limit:+.3f}"
     says = f"right answers on what matters, candidate less model at work: {found}; the interval {wanted}"
-    return GateResult("better on what matters", passed and found.n_patients > 0, says, figures)
+    return GateResult("better on what matters", passed and found.n_patients > 0, says, found.low, limit, figures)
 
 
 def _nowhere_worse(
@@ -205,7 +208,7 @@ def _nowhere_worse(
         gone = "" if keyword in candidate.scores else "; the candidate does not predict it"
         says = f"{BY_KEYWORD[keyword].title}: {found}, a loss of {config.allowed_loss:g} is allowed{gone}"
         figures = {"mean": found.mean, "low": found.low, "high": found.high, "n_patients": found.n_patients}
-        results.append(GateResult(f"not worse: {keyword}", passed, says, figures))
+        results.append(GateResult(f"not worse: {keyword}", passed, says, found.mean, -config.allowed_loss, figures))
     return results
 
 
@@ -220,7 +223,7 @@ def _calibrated(candidate: HeldOut, config: GatesConfig, rng: np.random.Generato
         confidences, right = candidate.confidences[keyword][known], candidate.scores[keyword][known]
         error = calibration_error_beyond_chance(confidences, right, rng)
         says = f"{BY_KEYWORD[keyword].title}: calibration error beyond chance {error:.3f}, at most {config.max_ece:g}"
-        results.append(GateResult(f"calibrated: {keyword}", error <= config.max_ece, says, {"ece": error}))
+        results.append(GateResult(f"calibrated: {keyword}", error <= config.max_ece, says, error, config.max_ece))
     return results
 
 
@@ -241,12 +244,13 @@ def _covering(candidate: HeldOut, config: GatesConfig) -> list[GateResult]:
             f"{BY_KEYWORD[keyword].title}: sets at alpha {ALPHA:g} cover {coverage:.3f} [{least:.3f}, {most:.3f}], "
             f"{low:g} to {high:g} is right"
         )
-        figures = {"coverage": coverage, "low": least, "high": most}
-        results.append(GateResult(f"coverage: {keyword}", passed, says, figures))
+        figures = {"low": least, "high": most}
+        limit = low if coverage < low else high
+        results.append(GateResult(f"coverage: {keyword}", passed, says, coverage, limit, figures))
     return results
 
 
 def _answers(candidate: HeldOut, config: GatesConfig) -> GateResult:
     share = float(candidate.abstained.mean()) if len(candidate.abstained) else 1.0
     says = f"calls {share:.1%} of the held-out series novel, at most {config.max_abstained:.1%}"
-    return GateResult("answers", share <= config.max_abstained, says, {"share": share})
+    return GateResult("answers", share <= config.max_abstained, says, share, config.max_abstained)

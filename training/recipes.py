@@ -174,8 +174,8 @@ def encode_targets(heads: Sequence[Head], labels: Sequence[Labels]) -> NDArray[n
             if value is None:
                 continue
             if head.kind is ParameterKind.CATEGORICAL:
-                label = class_label(head.keyword, value)
-                same = label if label in index else BY_KEYWORD[head.keyword].match(value, head.classes)
+                name = class_label(head.keyword, value)
+                same = name if name in index else BY_KEYWORD[head.keyword].match(value, head.classes)
                 targets[row, column] = math.nan if same is None else index[same]
             elif head.transform != "log" or float(value) > 0:
                 targets[row, column] = head.encode(float(value))

@@ -1,8 +1,9 @@
 """What keeps wrong labels out of training, looked at before anything is fitted. Called by `training.retraining.run`.
 
 Headers with open findings are left out where the data set is made; classes that few patients show, in `start`. Here
-the labels as a whole are held against the model at work: where it is sure, and does not abstain, headers rarely disagree
-with it. When many suddenly do, somebody relabels: a broken interface, a wrong import, an attack. A person decides then.
+the labels as a whole are held against the model at work: where it is sure, and does not abstain, headers rarely
+disagree with it. When many suddenly do, somebody relabels: a broken interface, a wrong import, an attack. A person
+decides then.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def judge_labels(found: Sequence[Contradicted], config: GuardsConfig) -> tuple[G
             f"{BY_KEYWORD[one.keyword].title}: the model at work is sure that {one.n_contradicted} of {one.n_sure} "
             f"labels are wrong ({one.share:.1%} [{low:.1%}, {high:.1%}], at most {config.max_contradicted:.1%})"
         )
-        figures = {"share": one.share, "n_sure": one.n_sure, "n_contradicted": one.n_contradicted}
-        results.append(GateResult(f"labels: {one.keyword}", low <= config.max_contradicted, says, figures))
+        figures = {"n_sure": one.n_sure, "n_contradicted": one.n_contradicted}
+        passed, limit = low <= config.max_contradicted, config.max_contradicted
+        results.append(GateResult(f"labels: {one.keyword}", passed, says, one.share, limit, figures))
     return tuple(results)

@@ -1,7 +1,8 @@
 """The process of a run: lowest priority, signs of life, progress, and how it is told to stop.
 
-Everything that takes long calls `Life.tell` again and again; when somebody cancelled the run, took it away, or stops the
-node, that raises `Stopped`, wherever the run is. A kill that asks nobody is no different to what stands on the disk.
+Everything that takes long calls `Life.tell` again and again; when somebody cancelled the run, took it away, or stops
+the node, that raises `Stopped`, wherever the run is. A kill that asks nobody is no different to what stands on the
+disk.
 Called by `training.retrain`.
 """
 
@@ -116,10 +117,11 @@ class Life:
         elif time.monotonic() - self._told[1] < TELL_S:
             return
         self._told = (stage, time.monotonic())
+        said = "; ".join(part for part in (message, self._time_left(share)) if part)
         try:
             with self._database.transaction() as session:
                 retraining.tell_progress(
-                    session, self._run_id, stage, _overall(stage, share), message or self._time_left(share), self._now()
+                    session, self._run_id, stage, _overall(stage, share), said, self._now()
                 )
         except NotRunning as error:
             raise Stopped(str(error)) from error
