@@ -29,6 +29,10 @@ class UnreadablePixels(PermanentError):
     """The instance is known, but its pixel data cannot be decoded or must not be allocated."""
 
 
+class UnsendableInstance(PermanentError):
+    """An instance that is here and whole cannot, or must not, be sent in the form that a destination asks for."""
+
+
 class ModelPackageError(PermanentError):
     """A model package is missing, incomplete or damaged."""
 

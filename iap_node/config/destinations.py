@@ -21,6 +21,7 @@ from iap_node.config.tls import TlsConfig
 DICOM_KIND = "dicom"
 KIND_PROBLEM = "destination_kind"
 Copy = Literal["original", "corrected"]
+Transcode = Literal["as_needed", "never"]  # what the peer takes only uncompressed
 OBJECT_STORES = ("s3", "gs")  # whose objects appear whole or not at all, as fsspec writes them
 
 # What a template of file names may hold, by DICOM keyword: no free text, where names are found, and no dates.
@@ -41,6 +42,7 @@ class DestinationConfig(Section):
     port: int = Field(ge=1, le=65535)
     calling_ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
     timeout_s: float = Field(60.0, gt=0)
+    transcode: Transcode = "as_needed"
     send: Copy = "original"
     results: bool = False  # an SR document of what was found out goes there too, after the instances
     concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
@@ -115,6 +117,7 @@ class DicomwebConfig(Section):
     ca: Path | None = None  # None: the system's
     timeout_s: float = Field(60.0, gt=0)
     instances_per_request: int = Field(50, ge=1)
+    transcode: Transcode = "as_needed"
     send: Copy = "original"
     results: bool = False  # an SR document of what was found out goes there too, after the instances
     concurrency: int = Field(4, ge=1)  # series under way at once, over all workers

@@ -15,6 +15,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from iap_node.config import ListenerConfig, QueryConfig, StorageCommitmentConfig
 from iap_node.conformance.services import DELIVERY, LISTENER, PULL, SERVICE_TRANSFER_SYNTAXES, SERVICES
 from iap_node.dicom.commitment import ActionStatus, FailureReason
+from iap_node.dicom.frames import DECODABLE
 from iap_node.dicom.parameters import BY_KEYWORD as PARAMETERS
 from iap_node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from iap_node.dicom.query import KEYS, NOT_KEPT, FindStatus, Level
@@ -106,7 +107,8 @@ sends each series where it fits. It can be asked what it holds, promises what it
 It reads media (DICOMDIR) and writes none. It is no DICOMweb origin
 server. As a user agent DELIVERY stores by POST to `studies` (STOW-RS, PS3.18 section 10.5): `multipart/related;
 type="application/dicom"`, SOP Classes and transfer syntaxes as received, answers as `application/dicom+json`; bearer
-token and client certificate where `destinations` names them."""
+token and client certificate where `destinations` names them. What an origin server refuses for its transfer syntax
+(415, or failure reason C122H) is stored once more in Explicit VR Little Endian, as 4.2.2.1 says."""
 
 
 def _introduction() -> str:
@@ -300,8 +302,11 @@ def _delivery() -> str:
 
 Storage as an SCU, Verification as an SCU. One association per series and destination; a further one where more than
 {MOST_CONTEXTS} presentation contexts are needed, or where the peer aborted. It proposes one presentation context for
-each pair of SOP Class and transfer syntax that occurs, whatever they are, and sends the data set as it was received, to
-the bit. With `send: corrected` copies are sent where a person has accepted other header values: new SOP, Series and
+each pair of SOP Class and transfer syntax that occurs, whatever they are, and beside these one for each SOP Class in
+Explicit and one in Implicit VR Little Endian. The data set is sent as it was received, to the bit, wherever its
+transfer syntax is accepted; else in the first of the two that is, under the same SOP Instance UID, see 4.2.2.1. With
+`transcode: never` there is no second form.
+With `send: corrected` copies are sent where a person has accepted other header values: new SOP, Series and
 Study
 Instance UIDs, and what was written in the Original Attributes Sequence (0400,0561). Warnings (Bxxx) count as
 accepted;
@@ -312,7 +317,18 @@ With `results: true` one Comprehensive SR (TID 1500) follows in Implicit VR Litt
 accepted all instances of a revision, over an association of its own. It takes Patient and General Study from the
 instances, refers to them as its evidence, has one series for each series of images, and the same UID whenever it says
 the same. A refusal is told and not tried again. Codes beyond DCM, SCT and UCUM have the scheme 99IAP
-(`docs/decisions/0021-results-as-dicom.md`)."""
+(`docs/decisions/0021-results-as-dicom.md`).
+
+#### 4.2.2.1 Transcoding of transfer syntaxes
+
+From the uncompressed transfer syntaxes, from Deflated Explicit VR Little Endian, and from those below, to Explicit and
+Implicit VR Little Endian; SOP Instance UIDs are used again. Pixel data are decoded to the bit; where they were
+compressed with losses, as any decoder does, and Lossy Image Compression (0028,2110) says so. Colour becomes RGB where
+JPEG with losses or JPEG 2000 transformed it, Planar Configuration 0. An Icon Image Sequence with compressed pixels is
+left out. What is in none of them, or has other than 1 or 3 samples of 8, 16 or 32 bits, is refused for good where the
+peer does not take it as it is.
+
+{_uids("decoded transfer syntax", (uid for uid in TRANSFER_SYNTAXES if uid in DECODABLE))}"""
 
 
 def _pull() -> str:

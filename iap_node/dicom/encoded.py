@@ -138,12 +138,12 @@ class EncodedInstance:
                 parts[-1] = (parts[-1][0], span.end)
             else:
                 parts.append((span.start, span.end))
-        if waiting and self._is_cut_off:
+        if waiting and self.is_cut_off:
             raise UnreadableInstance("its last element is cut off")
         return parts + [new[tag] for tag in waiting]
 
     @property
-    def _is_cut_off(self) -> bool:
+    def is_cut_off(self) -> bool:
         """Whether the data set ends within its last element."""
         if not self.spans or self.spans[-1].undefined_length:
             return False

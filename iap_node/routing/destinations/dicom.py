@@ -1,18 +1,19 @@
-"""C-STORE SCU: sends instances to one destination, as they were received.
+"""C-STORE SCU: sends instances to one destination, as they were received wherever it takes them so.
 
-Data sets leave byte for byte as they lie in the spool, whatever their transfer syntax: nothing is decoded.
-One presentation context is proposed for each (SOP class, transfer syntax) that occurs. What the peer answers
-for an instance is a result, not an error; only a peer that cannot be talked to at all raises. Called by
-`iap_node.routing.destinations.destination`.
+Data sets leave byte for byte as they lie in the spool in each transfer syntax that the peer accepts. Beside a
+presentation context for each (SOP class, transfer syntax) that occurs, one is proposed for each SOP class in Explicit
+and in Implicit VR Little Endian: what the peer takes only so is decompressed while it is sent, one instance at a time.
+What the peer answers for an instance is a result, not an error; only a peer that cannot be talked to at all raises.
+Called by `iap_node.routing.destinations.destination`.
 
 References
 ----------
-PS3.4 Annex B (Storage Service Class), PS3.8 section 9.3 (associations), PS3.15 Annex B (TLS).
+PS3.4 Annex B (Storage Service Class), PS3.5 section 10 (which transfer syntaxes to offer), PS3.8 section 9.3
+(associations), PS3.15 Annex B (TLS).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
@@ -23,9 +24,19 @@ from pynetdicom.presentation import PresentationContext
 
 from iap_node.config import DestinationConfig
 from iap_node.dicom.status import StoreStatus, is_accepted, is_permanent
-from iap_node.errors import DeliveryError, UnreadableInstance
+from iap_node.dicom.transcoding import can_transcode
+from iap_node.errors import DeliveryError
 from iap_node.records import InstanceDelivery
-from iap_node.routing.destinations.outgoing import OutgoingInstance
+from iap_node.routing.destinations.outgoing import (
+    NotReadable,
+    OutgoingInstance,
+    in_syntax,
+    in_words,
+    refused,
+    source_errors,
+    syntaxes,
+    unanswered,
+)
 from iap_node.routing.destinations.store import store
 from iap_node.scu import MOST_CONTEXTS, association, name_of
 
@@ -72,12 +83,13 @@ def send_instances(instances: Sequence[OutgoingInstance], config: DestinationCon
         The TLS files cannot be used. Not retried.
     """
     answers: dict[int, InstanceDelivery] = {}
-    for batch in _batches(instances):
+    transcode = config.transcode == "as_needed"
+    for batch in _batches(instances, transcode):
         waiting = batch
         ending = "not sent: the peer ended the association again and again"
         for _ in range(MOST_ABORTS):
             try:
-                with association(_contexts(waiting), config) as assoc:
+                with association(_contexts(waiting, transcode), config) as assoc:
                     waiting = _send(assoc, waiting, config, answers)
             except DeliveryError as error:
                 if not answers:
@@ -86,7 +98,7 @@ def send_instances(instances: Sequence[OutgoingInstance], config: DestinationCon
                 break
             if not waiting:
                 break
-        answers.update((instance.instance_id, _unanswered(instance, ending)) for instance in waiting)
+        answers.update((instance.instance_id, unanswered(instance, ending)) for instance in waiting)
     _log_refusals(instances, answers, config)
     return [answers[instance.instance_id] for instance in instances]
 
@@ -114,20 +126,33 @@ def echo(config: DestinationConfig) -> None:
 # ---------------------------------------------------------------- sending
 
 
-def _batches(instances: Sequence[OutgoingInstance]) -> Iterator[list[OutgoingInstance]]:
+def _batches(instances: Sequence[OutgoingInstance], transcode: bool) -> Iterator[list[OutgoingInstance]]:
     """Groups that need at most 128 presentation contexts each; within a group the order is kept."""
     groups: dict[tuple[str, str], list[int]] = {}
     for position, instance in enumerate(instances):
         groups.setdefault((instance.sop_class_uid, instance.transfer_syntax_uid), []).append(position)
-    pairs = list(groups)
-    for start in range(0, len(pairs), MOST_CONTEXTS):
-        positions = itertools.chain.from_iterable(groups[pair] for pair in pairs[start : start + MOST_CONTEXTS])
+    positions: list[int] = []
+    contexts: set[tuple[str, str]] = set()
+    for own in groups.values():
+        needed = set(_pairs(instances[own[0]], transcode))
+        if len(contexts | needed) > MOST_CONTEXTS:
+            yield [instances[position] for position in sorted(positions)]
+            positions, contexts = [], set()
+        positions += own
+        contexts |= needed
+    if positions:
         yield [instances[position] for position in sorted(positions)]
 
 
-def _contexts(instances: Sequence[OutgoingInstance]) -> list[PresentationContext]:
-    pairs = dict.fromkeys((item.sop_class_uid, item.transfer_syntax_uid) for item in instances)
-    return [build_context(sop_class_uid, transfer_syntax_uid) for sop_class_uid, transfer_syntax_uid in pairs]
+def _contexts(instances: Sequence[OutgoingInstance], transcode: bool) -> list[PresentationContext]:
+    """One for each SOP class and transfer syntax, so that the peer can say which it takes."""
+    stored = dict.fromkeys((item.sop_class_uid, item.transfer_syntax_uid) for item in instances)
+    fallback = dict.fromkeys(pair for item in instances for pair in _pairs(item, transcode))
+    return [build_context(*pair) for pair in stored | fallback]
+
+
+def _pairs(instance: OutgoingInstance, transcode: bool) -> list[tuple[str, str]]:
+    return [(instance.sop_class_uid, uid) for uid in syntaxes(instance, transcode=transcode)]
 
 
 def _send(
@@ -140,36 +165,41 @@ def _send(
     accepted = {
         (str(cx.abstract_syntax), str(cx.transfer_syntax[0])): int(cx.context_id or 0) for cx in assoc.accepted_contexts
     }
+    transcode = config.transcode == "as_needed"
     for number, instance in enumerate(instances):
-        context_id = accepted.get((instance.sop_class_uid, instance.transfer_syntax_uid))
-        if context_id is None:
-            answer = InstanceDelivery(
-                instance.instance_id,
-                accepted=False,
-                status=None,
-                comment=f"the peer refuses SOP class {instance.sop_class_uid} "
-                f"in transfer syntax {instance.transfer_syntax_uid}; allow it there",
-                permanent=True,
-            )
+        pair = next((pair for pair in _pairs(instance, transcode) if pair in accepted), None)
+        if pair is None:
+            answers[instance.instance_id] = refused(instance, _why_in_no_syntax(instance, transcode))
         elif assoc.is_established:
-            answer = _store(assoc, context_id, instance, message_id=number % 65535 + 1, timeout_s=config.timeout_s)
+            sent = in_syntax(instance, pair[1])
+            answers[instance.instance_id] = _store(
+                assoc, accepted[pair], sent, message_id=number % 65535 + 1, timeout_s=config.timeout_s
+            )
         else:
             return list(instances[number:])
-        answers[instance.instance_id] = answer
     return []
+
+
+def _why_in_no_syntax(instance: OutgoingInstance, transcode: bool) -> str:
+    refusal = f"the peer refuses SOP class {instance.sop_class_uid} in {in_words(instance.transfer_syntax_uid)}"
+    if not transcode:
+        return f"{refusal}; allow it there, or set transcode: as_needed"
+    if not can_transcode(instance.transfer_syntax_uid):
+        return f"{refusal}, which cannot be decompressed here; allow it there"
+    return f"{refusal} and uncompressed; allow it there"
 
 
 def _log_refusals(
     instances: Sequence[OutgoingInstance], answers: Mapping[int, InstanceDelivery], config: DestinationConfig
 ) -> None:
     """One line for each kind of refusal: a peer may refuse hundreds of instances for one reason."""
-    refused: dict[tuple[int | None, str, bool], list[str]] = {}
+    kinds: dict[tuple[int | None, str, bool], list[str]] = {}
     for instance in instances:
         answer = answers[instance.instance_id]
         if not answer.accepted:
             kind = (answer.status, answer.comment, answer.permanent)
-            refused.setdefault(kind, []).append(instance.sop_instance_uid)
-    for (status, comment, permanent), uids in refused.items():
+            kinds.setdefault(kind, []).append(instance.sop_instance_uid)
+    for (status, comment, permanent), uids in kinds.items():
         log.warning(
             "instances not accepted",
             ae_title=config.ae_title,
@@ -185,19 +215,13 @@ def _store(
     assoc: Association, context_id: int, instance: OutgoingInstance, message_id: int, timeout_s: float
 ) -> InstanceDelivery:
     try:
-        status = store(assoc, context_id, instance, message_id)
-    except FileNotFoundError:
-        return InstanceDelivery(
-            instance.instance_id, False, None, "its spool file is gone; send the series again", permanent=True
-        )
-    except UnreadableInstance as error:
-        damage = f"its spool file is damaged: {error}"
-        return InstanceDelivery(instance.instance_id, False, None, damage, permanent=True)
-    except OSError as error:
-        return _unanswered(instance, f"its spool file cannot be read: {error.strerror}")
+        with source_errors(instance):
+            status = store(assoc, context_id, instance, message_id)
+    except NotReadable as error:
+        return error.answer
     if "Status" not in status:
         assoc.join(timeout_s)  # it is over, or about to be: its own thread notices an abort a moment later
-        return _unanswered(instance, f"no answer: the peer aborted or took longer than {timeout_s:g} s")
+        return unanswered(instance, f"no answer: the peer aborted or took longer than {timeout_s:g} s")
     return _answer(instance, status)
 
 
@@ -211,7 +235,3 @@ def _answer(instance: OutgoingInstance, response: Dataset) -> InstanceDelivery:
         comment=str(response.get("ErrorComment", "") or "")[:COMMENT_LIMIT],
         permanent=not accepted and is_permanent(status),
     )
-
-
-def _unanswered(instance: OutgoingInstance, comment: str) -> InstanceDelivery:
-    return InstanceDelivery(instance.instance_id, accepted=False, status=None, comment=comment)

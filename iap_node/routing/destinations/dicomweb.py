@@ -1,7 +1,8 @@
 """DICOMweb as a destination: STOW-RS, a series in requests of a few instances each, streamed from their files.
 
 Instances leave byte for byte as they lie in the spool; of each, a megabyte is in memory. What the server says of each
-instance is read from its answer; one that it says nothing of is sent again.
+instance is read from its answer; one that it says nothing of is sent again. Those whose transfer syntax it refuses are
+sent once more, decompressed.
 
 References
 ----------
@@ -22,6 +23,7 @@ import structlog
 
 from iap_node.config.destinations import DicomwebConfig
 from iap_node.config.secret import read_secret
+from iap_node.dicom.elements import EXPLICIT_VR_LITTLE_ENDIAN
 from iap_node.dicom.status import StoreStatus, is_accepted, is_permanent
 from iap_node.errors import ConfigError, DeliveryError, PermanentError
 from iap_node.records import InstanceDelivery
@@ -32,17 +34,25 @@ from iap_node.routing.destinations.outgoing import (
     delivered,
     file_chunks,
     header_of,
+    in_syntax,
     refused,
+    syntaxes,
     unanswered,
 )
 
 ACCEPTED, CONFLICT = 202, 409  # some instances with warnings or not at all; none
+UNSUPPORTED_MEDIA = 415  # none of the request, for their transfer syntaxes (PS3.18 Table 10.5.3-1)
+REFUSED_TRANSFER_SYNTAX = 0xC122  # of one instance: PS3.18 Table I.2-2
 _NOT_SEARCHABLE = (400, 404, 405, 406, 501)  # it answers, and offers no search, which STOW-RS does without
 _FAILED, _STORED = "00081198", "00081199"  # Failed SOP Sequence, Referenced SOP Sequence
 _UID = "00081155"  # Referenced SOP Instance UID
 _FAILURE, _WARNING = "00081197", "00081196"  # Failure Reason, Warning Reason
 
 log = structlog.get_logger("destination")
+
+
+class _UnsupportedMedia(PermanentError):
+    """The server takes nothing of a request because of how it is encoded."""
 
 
 class DicomwebDestination:
@@ -72,7 +82,7 @@ class DicomwebDestination:
         size = self._config.instances_per_request
         for start in range(0, len(readable), size):
             try:
-                told = self._store(readable[start : start + size])
+                told = self._store_or_transcode(readable[start : start + size])
             except (DeliveryError, PermanentError) as error:
                 if start == 0:
                     raise
@@ -113,6 +123,38 @@ class DicomwebDestination:
             raise ConfigError(f"token_file: {self._config.token_file} holds no bearer token (RFC 6750 section 2.1)")
         return {"Authorization": f"Bearer {token}"}
 
+    def _store_or_transcode(self, instances: Sequence[OutgoingInstance]) -> list[InstanceDelivery]:
+        """Store, and what the server refuses for its transfer syntax once more in Explicit VR Little Endian."""
+        others = {one.instance_id: one for one in instances if self._other_syntax(one) is not None}
+        try:
+            told = self._store(instances)
+        except _UnsupportedMedia as error:
+            if not others:
+                raise
+            told = [unanswered(one, str(error)) for one in instances]
+            again = list(instances)
+        else:
+            again = [one for one, answer in zip(instances, told, strict=True)
+                     if answer.status == REFUSED_TRANSFER_SYNTAX and one.instance_id in others]  # fmt: skip
+        answers = {one.instance_id: one for one in told}
+        transcoded = []
+        for one in again:
+            other = in_syntax(one, self._other_syntax(one) or one.transfer_syntax_uid)
+            try:
+                header_of(other)
+                transcoded.append(other)
+            except NotReadable as error:
+                answers[one.instance_id] = error.answer
+        if transcoded:
+            log.info("instances are sent decompressed", instances=len(transcoded), address=self._config.address)
+            answers.update((one.instance_id, one) for one in self._store(transcoded))
+        return [answers[one.instance_id] for one in instances]
+
+    def _other_syntax(self, instance: OutgoingInstance) -> str | None:
+        """What a server must take that does not take the stored one (PS3.18 section 8.7.3.1)."""
+        _, *others = syntaxes(instance, transcode=self._config.transcode == "as_needed")
+        return next((one for one in others if one == EXPLICIT_VR_LITTLE_ENDIAN), None)
+
     def _store(self, instances: Sequence[OutgoingInstance]) -> list[InstanceDelivery]:
         boundary = secrets.token_hex(16)
         headers = {
@@ -140,6 +182,8 @@ class DicomwebDestination:
 
     def _error(self, code: int) -> DeliveryError | PermanentError:
         text = f"{self._config.address} answers {code}: {https.remedy(code)}"
+        if code == UNSUPPORTED_MEDIA:
+            return _UnsupportedMedia(text)
         return PermanentError(text) if https.is_permanent_code(code) else DeliveryError(text)
 
 

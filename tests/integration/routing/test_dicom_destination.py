@@ -98,7 +98,7 @@ def test_refused_sop_class_is_permanent_for_its_instances_only(start_peer, write
     assert RawDataStorage in refused.comment
 
 
-def test_refused_transfer_syntax_is_permanent_and_never_converted(start_peer, write_instance) -> None:
+def test_refused_transfer_syntax_is_permanent_where_nothing_is_to_be_transcoded(start_peer, write_instance) -> None:
     peer = start_peer(transfer_syntaxes=[ImplicitVRLittleEndian])
     plain, compressed, explicit = send_instances(
         [
@@ -106,11 +106,13 @@ def test_refused_transfer_syntax_is_permanent_and_never_converted(start_peer, wr
             write_instance(transfer_syntax_uid=JPEG2000Lossless),
             write_instance(transfer_syntax_uid=ExplicitVRLittleEndian),
         ],
-        peer.config(),
+        peer.config(transcode="never"),
     )
     assert plain.accepted
     assert (compressed.accepted, compressed.permanent) == (False, True)
     assert (explicit.accepted, explicit.permanent) == (False, True)
+    assert f"{ExplicitVRLittleEndian} (Explicit VR Little Endian)" in explicit.comment
+    assert "transcode: as_needed" in explicit.comment
 
 
 def test_peer_that_takes_nothing_of_a_series_refuses_each_instance(start_peer, write_instance) -> None:

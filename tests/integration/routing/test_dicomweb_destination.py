@@ -6,10 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.parser import BytesParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from iap_node.config.destinations import DicomwebConfig
 from iap_node.errors import ConfigError, DeliveryError, PermanentError
@@ -193,3 +197,41 @@ def test_echo_asks_and_takes_no_search_for_an_answer(
     (tmp_path / "token").chmod(0o600)
     with pytest.raises(ConfigError, match="bearer"):
         destination(token_file=tmp_path / "token").echo()
+
+
+@pytest.mark.parametrize("by", ["status", "instance"])
+def test_what_the_server_refuses_for_its_transfer_syntax_goes_once_more_decompressed(
+    destination: Callable[..., DicomwebDestination],
+    https_server: HttpsServer,
+    write_instance: Callable[..., OutgoingInstance],
+    by: str,
+) -> None:
+    plain, damaged = write_instance(), write_instance(transfer_syntax_uid=JPEG2000Lossless)
+    path = Path(str(get_testdata_file("MR_small_jp2klossless.dcm")))
+    ds = dcmread(path)
+    compressed = OutgoingInstance(100, str(ds.SOPClassUID), str(ds.SOPInstanceUID), JPEG2000Lossless, path)
+    refused = {one.sop_instance_uid: 0xC122 for one in (damaged, compressed)}
+
+    def reply(request: Received) -> tuple[int, bytes]:
+        if len(https_server.received) > 1:
+            return 200, b""
+        return (415, b"") if by == "status" else (202, answer({plain.sop_instance_uid: None}, refused))
+
+    https_server.answer = reply
+    told = destination().send([plain, damaged, compressed])
+    assert [(one.accepted, one.permanent) for one in told] == [(True, False), (False, True), (True, False)]
+    assert "cannot be decompressed" in told[1].comment
+    again = [dcmread(BytesIO(content)) for _, content in parts(https_server.received[1])]
+    assert [str(one.SOPInstanceUID) for one in again] == [
+        *([plain.sop_instance_uid] if by == "status" else []), compressed.sop_instance_uid
+    ]  # fmt: skip
+    assert again[-1].file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert (again[-1].pixel_array == ds.pixel_array).all()
+    https_server.received.clear()
+    if by == "status":
+        with pytest.raises(PermanentError, match="415"):
+            destination(transcode="never").send([plain, damaged, compressed])
+    else:
+        assert [one.accepted for one in destination(transcode="never").send([plain, damaged, compressed])] == [
+            True, False, False
+        ]  # fmt: skip
