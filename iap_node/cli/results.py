@@ -1,4 +1,4 @@
-"""`result`: what the node found out about a series, as a DICOM SR document or as JSON; `result-schema`: of that JSON."""
+"""`result`: what the node found out about a series, as a DICOM SR document or JSON; `result-schema`: of that JSON."""
 
 from __future__ import annotations
 

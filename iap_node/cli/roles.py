@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -251,6 +251,7 @@ def web(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     from iap_node.listener.address import WEB_FILE_NAME, noted_port
     from iap_node.listener.folder import ImportedFile, import_files
     from iap_node.listener.limits import DiskReserve
+    from iap_node.listener.stow import StowIntake
     from iap_node.web.app import create_app
     from iap_node.web.node import WebNode
     from iap_node.web.server import listening
@@ -266,8 +267,16 @@ def web(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
         with filing, closing(_intake(config, database, _spool(config))) as intake:
             yield from import_files(paths, intake, disk)
 
-    node = WebNode(config, config_path.resolve(), database, spool, ingest)
-    with listening(config.web) as bound, noted_port(config.data_dir, bound.getsockname()[1], WEB_FILE_NAME):
+    with ExitStack() as life:
+        stow = None
+        if config.web.stow.enabled:
+            _recover(config, database)  # what a process that crashed had acknowledged, before its senders ask for it
+            intake = _intake(config, database, _spool(config))
+            life.callback(intake.close, ROWS_AT_STOP_S)
+            stow = StowIntake(intake, disk, config.listener, config.web.stow)
+        node = WebNode(config, config_path.resolve(), database, spool, ingest, stow)
+        bound = life.enter_context(listening(config.web))
+        life.enter_context(noted_port(config.data_dir, bound.getsockname()[1], WEB_FILE_NAME))
         serve_web(create_app(node), config.web, bound, stop)
     database.dispose()
 

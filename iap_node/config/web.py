@@ -28,6 +28,14 @@ class OidcConfig(Section):
         return value.rstrip("/")
 
 
+class StowConfig(Section):
+    """Storing by STOW-RS (PS3.18 section 10.5), with a token of the scope `store`."""
+
+    enabled: bool = False
+    max_requests: int = Field(4, ge=1, le=1000)
+    max_request_mb: int = Field(16_384, ge=1)
+
+
 class WebConfig(Section):
     """The console in the browser and the API."""
 
@@ -40,6 +48,7 @@ class WebConfig(Section):
     public_url: str | None = None
     session_hours: float = Field(10.0, gt=0, le=24 * 31)
     oidc: OidcConfig | None = None
+    stow: StowConfig = StowConfig()
 
     @model_validator(mode="after")
     def _certificate_with_its_key(self) -> WebConfig:

@@ -1,7 +1,8 @@
 """Part 10 files and encoded data sets: who an instance is, read within bounds; preamble and file meta.
 
 Called by the listener's intake (`scan_instance_header`, `file_preamble`), by import and the worker
-(`read_instance_header`, `read_instance`, `open_data_set`). Source: PS3.10 section 7, PS3.5 section 7.
+(`read_instance_header`, `read_instance`, `open_data_set`), by STOW-RS
+(`identify_first_bytes`). Source: PS3.10 section 7, PS3.5 section 7.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ _END_OF_FILE_META = 0x0002FFFF
 _PREAMBLE_AND_LENGTH = struct.Struct("<128x4sHH2sHI")
 _MAX_FILE_META_BYTES = 1024**2  # private information (0002,0102) has been seen to hold kilobytes
 _COMPARED_AT_ONCE = 1024**2
+_OWN_UIDS = frozenset({0x00080016, 0x00080018})
+_IDENTIFYING_BYTES = 16 * 1024  # of a data set: hold SOP Class and Instance UID; before them stand a few short elements
 _DEFLATED_HEADER_LIMIT = 256 * 1024**2  # a header beyond this is a bomb
 MAX_HEADER_ELEMENTS = 100_000  # and items, up to Columns; the real headers that we have hold 414 at most
 
@@ -342,6 +345,51 @@ def read_file_meta(stream: BinaryIO) -> str:
     if not is_safe_uid(uid):
         raise UnreadableInstance(f"Transfer Syntax UID {uid[:64]!r} is not a UID; write the file again")
     return uid
+
+
+class FirstBytes(NamedTuple):
+    """What the first bytes of a Part 10 file say of the instance in it."""
+
+    data_set_at: int  # where its data set begins
+    transfer_syntax_uid: str
+    sop_class_uid: str  # by the data set, as all that follows
+    sop_instance_uid: str
+
+
+def n_first_bytes(head: bytes | bytearray) -> int:
+    """How many bytes `identify_first_bytes` wants of a file that begins with `head`, 144 bytes or more of it."""
+    n_file_meta = 0
+    if head[128:140] == b"DICM\x02\0\0\0UL\x04\0":
+        n_file_meta = min(int.from_bytes(head[140:144], "little"), _MAX_FILE_META_BYTES)
+    return 144 + n_file_meta + _IDENTIFYING_BYTES
+
+
+def identify_first_bytes(head: bytes | bytearray) -> FirstBytes:
+    """Which instance a file holds whose first bytes (`n_first_bytes`, or all there are) are these.
+
+    Raises
+    ------
+    UnreadableInstance
+        Not a DICOM file, or its SOP Class or Instance UID does not stand at the beginning, where they belong.
+    """
+    stream = BytesIO(head)
+    transfer_syntax_uid = read_file_meta(stream)
+    data_set_at = stream.tell()
+    source: BytesIO | InflatedStream = BytesIO(head[data_set_at:])
+    if transfer_syntax_uid in el.DEFLATED:
+        source = InflatedStream(cast(BinaryIO, source), _DEFLATED_HEADER_LIMIT)
+    found, _ = el.walk(
+        cast(BinaryIO, source), el.encoding_of(transfer_syntax_uid), _OWN_UIDS, max(_OWN_UIDS),
+        max_sequence_bytes=el.MAX_VALUE_BYTES, max_steps=MAX_HEADER_ELEMENTS,
+    )  # fmt: skip
+    uids = []
+    for tag in sorted(_OWN_UIDS):  # SOP Class, SOP Instance
+        uid = found[tag][1].decode("latin-1").strip(" \0") if tag in found else ""
+        if not is_safe_uid(uid):
+            what = f"is not a UID: {uid[:64]!r}" if uid else "is absent"
+            raise UnreadableInstance(f"{_UIDS[tag].name} {what}; correct it at the sender and send it again")
+        uids.append(uid)
+    return FirstBytes(data_set_at, transfer_syntax_uid, *uids)
 
 
 def read_source_ae_title(file: InstanceFile) -> str:

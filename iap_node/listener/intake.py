@@ -1,5 +1,5 @@
 """Takes one instance: identify it, make its bytes durable, hand it on for its archive row. Called by the receiver,
-the C-STORE handler, `iap-node import` and `iap-node quarantine retry`.
+the C-STORE handler, STOW-RS, `iap-node import` and `iap-node quarantine retry`.
 
 The order is the promise. The bytes are written and flushed first, into a segment of the spool, together with all that
 the archive row is made of; only then does a sender hear that the instance is here. The row follows
@@ -158,6 +158,10 @@ class Intake:
     def then(self, function: Callable[[], None]) -> None:
         """Call `function` when all that was accepted so far has its rows; it must not raise."""
         self._registrar.then(function)
+
+    def refusal(self) -> str | None:
+        """Why nothing can be taken now, whatever it is: the database is away or too slow; None: it can."""
+        return self._registrar.refusal()
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was accepted so far has its rows; False: it has not in time."""

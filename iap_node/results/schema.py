@@ -20,7 +20,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def result_schema() -> dict[str, Any]:
     """Of a result, as `iap-node result --json`, the API and the SR document's twin have it."""
     schema = _schema_of(content.SeriesResult)
-    return {"$schema": DIALECT, **_marked(schema, content.FORMAT, content.FORMAT_VERSION), "title": "Result of a series"}
+    marked = _marked(schema, content.FORMAT, content.FORMAT_VERSION)
+    return {"$schema": DIALECT, **marked, "title": "Result of a series"}
 
 
 def message_schema() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from iap_node import __version__
 from iap_node.web import health, metrics, problems, pulse, sign_in
 from iap_node.web.api import API_ROUTERS
 from iap_node.web.bodies import BodyLimit
+from iap_node.web.dicomweb import store as stow
 from iap_node.web.headers import SecurityHeaders
 from iap_node.web.node import WebNode
 from iap_node.web.pages import PAGE_ROUTERS
@@ -51,7 +52,7 @@ def create_app(node: WebNode) -> FastAPI:
     app.add_middleware(BodyLimit, most_upload_bytes=most_upload_bytes)
     app.add_middleware(SecurityHeaders, tls=node.config.web.is_secure)
     problems.add_to(app)
-    for router in (health.router, metrics.router, sign_in.router, pulse.router, *PAGE_ROUTERS):
+    for router in (health.router, metrics.router, sign_in.router, pulse.router, stow.router, *PAGE_ROUTERS):
         app.include_router(router)
     for router in API_ROUTERS:
         app.include_router(router, prefix=API_PREFIX, responses=problems.RESPONSES)

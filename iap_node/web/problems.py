@@ -21,7 +21,7 @@ from iap_node.errors import PermanentError, RetriableError
 from iap_node.web.identity import SAFE_METHODS, ChangePasswordFirst, Forbidden, SignInFirst
 from iap_node.web.rendering import page
 
-API = "/api/"
+API = ("/api/", "/dicomweb/")  # what programs ask
 MEDIA_TYPE = "application/problem+json"
 
 log = structlog.get_logger("web")
