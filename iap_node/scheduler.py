@@ -1,7 +1,8 @@
 """What runs by the clock, in one process of its own. Called by the command `schedule`.
 
 Each entry of the table below runs alone, in its turn and never twice at a time; a run that is missed is
-made up for once. What runs here is quick and may run anywhere: long work becomes a job in the queue.
+made up for once. What runs here is quick and may run anywhere: long work becomes a job in the queue, and the training
+of a model a process of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -21,6 +23,7 @@ from iap_node.database.engine import Database
 from iap_node.errors import RetriableError
 from iap_node.spool import Spool
 from iap_node.upkeep import retention
+from iap_node.upkeep.retraining import Trainer
 
 # Looking for quiet series costs one indexed query: often enough that the quiet period is hardly lengthened.
 SHORTEST_LOOK_S = 0.05
@@ -29,6 +32,8 @@ LONGEST_LOOK_S = 1.0
 # is tried again.
 LOOK_FOR_REPORTS = timedelta(minutes=5)
 LOOK_FOR_TROUBLE = timedelta(minutes=1)
+LOOK_FOR_TRAININGS = timedelta(seconds=2)
+STOP_TRAINING_S = 20.0  # it has a checkpoint, and goes on from there
 
 log = structlog.get_logger("scheduler")
 
@@ -39,10 +44,19 @@ class _Entry(NamedTuple):
     run: Callable[[], None]
 
 
-def run_scheduler(config: NodeConfig, database: Database, stop: threading.Event) -> None:
-    """Run the table until `stop` is set; what runs then is finished first."""
+def run_scheduler(
+    config: NodeConfig, database: Database, stop: threading.Event, config_path: Path | None = None
+) -> None:
+    """Run the table until `stop` is set; what runs then is finished first.
+
+    Parameters
+    ----------
+    config_path
+        Handed to the processes that train models; None: this scheduler starts none.
+    """
+    trainer = None if config_path is None else Trainer(config, config_path, database, datetime.now(UTC))
     scheduler = BackgroundScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
-    for entry in _table(config, database):
+    for entry in _table(config, database, trainer):
         scheduler.add_job(
             _reported(entry),
             IntervalTrigger(seconds=entry.every.total_seconds(), timezone=UTC),
@@ -56,10 +70,12 @@ def run_scheduler(config: NodeConfig, database: Database, stop: threading.Event)
         stop.wait()
     finally:
         scheduler.shutdown(wait=True)
+        if trainer is not None:
+            trainer.stop(STOP_TRAINING_S)
         log.info("scheduler stops")
 
 
-def _table(config: NodeConfig, database: Database) -> list[_Entry]:
+def _table(config: NodeConfig, database: Database, trainer: Trainer | None) -> list[_Entry]:
     """Everything that runs by the clock."""
 
     def complete_quiet_series() -> None:
@@ -98,6 +114,8 @@ def _table(config: NodeConfig, database: Database) -> list[_Entry]:
         entries.append(_Entry("physicist's report", LOOK_FOR_REPORTS, write_reports))
     if config.notifications.enabled:
         entries.append(_Entry("notifications", LOOK_FOR_TROUBLE, tell_people()))
+    if trainer is not None:
+        entries.append(_Entry("training", LOOK_FOR_TRAININGS, lambda: trainer.look(datetime.now(UTC))))
     return entries
 
 

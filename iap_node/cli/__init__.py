@@ -1,11 +1,11 @@
 """`iap-node`: the commands, and the only place where rooms are wired together.
 
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
-(import, status, series, show), `routing` (routes, why, held, release, reroute, replay, coverage), `findings` (with
+(import, status, series, show), `routing` (routes, why, held, hold, release, reroute, replay, coverage), `rejudge`, `findings` (with
 `decisions`), `queue` (jobs, retry), `echo` (of destinations), `quarantine` (list, show, retry, delete), `upkeep`
 (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected
 copies), `results` (SR documents), `protocols` (the habits of scanners), `alarms` (how often the pixels doubt headers),
-`notify` (who is told what is wrong), `backup` (and restore).
+`notify` (who is told what is wrong), `backup` (and restore), `retrain` (the model, on the node's own archive).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -33,6 +33,7 @@ from iap_node.cli import (
     queue,
     report,
     results,
+    retrain,
     roles,
     routing,
     setup,
@@ -71,6 +72,7 @@ protocols.add_to(app)
 correct.add_to(app)
 report.add_to(app)
 results.add_to(app)
+retrain.add_to(app)
 export.add_to(app)
 pull.add_to(app)
 queue.add_to(app)

@@ -1,9 +1,9 @@
 """One run from the archive to a candidate, stage after stage; what a stage has made is found by who resumes the run.
 
 The data set is kept from run to run and brought up to date: it is what the archive holds, split by patient hash, so
-that who is held out today is held out for ever. Everything that the archive holds is learned from, not the newest alone:
-a model that sees new series only forgets the others, and what is new since the last run says whether a run is worth its
-time. Called by `training.retrain`.
+that who is held out today is held out for ever. Everything that the archive holds is learned from, not the newest
+alone: a model that sees new series only forgets the others, and what is new since the last run says whether a run is
+worth its time. Called by `training.retrain`.
 """
 
 from __future__ import annotations
