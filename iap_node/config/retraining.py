@@ -88,6 +88,7 @@ class RetrainingConfig(Section):
     cron: str | None = None
     recipe: Literal["reference", "paper"] = "reference"
     start: Literal["champion", "scratch"] = "champion"
+    learn_novel: bool = False
     min_new_series: int = Field(200, ge=1)
     epochs: int | None = Field(None, ge=1)
     minutes: float | None = Field(240.0, gt=0)
