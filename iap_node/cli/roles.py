@@ -20,7 +20,6 @@ import typer
 from iap_node.cli.accounts import make_first_admin
 from iap_node.cli.logs import start_logging
 from iap_node.cli.options import CONFIG, SUPERVISED, open_database
-from iap_node.cli.output import as_json
 from iap_node.cli.setup import prepare
 from iap_node.config import NodeConfig, load_config
 from iap_node.records import JobKind
@@ -200,21 +199,23 @@ def _intake(config: NodeConfig, database: Database, spool: Spool) -> Intake:
 def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Judge complete series: pixels to prediction, header comparison and route."""
     config, database, stop = start_role("infer", config_path, supervised)
-    from iap_node.database import models
-    from iap_node.inference.package import load_package, package_folder
     from iap_node.inference.predictor import Predictor
+    from iap_node.inference.registry import begin_with
+    from iap_node.inference.store import load_installed
     from iap_node.routing.rules_file import RulesFile
     from iap_node.spool import Spool
     from iap_node.worker.infer import InferHandler
     from iap_node.worker.loop import run_worker
+    from iap_node.worker.models_at_work import ModelsAtWork
 
-    package = load_package(package_folder(config.inference.model))
-    predictor = Predictor(package, device=config.inference.device, batch_size=config.inference.batch_size)
-    with database.transaction() as session:
-        models.register_model(session, package.model_id, as_json(package.manifest), datetime.now(UTC))
-    log.info("model loaded", model=package.model_id, training_data=package.training_data, device=str(predictor.device))
+    def load(folder: str | None, model_id: str) -> Predictor:
+        package = load_installed(config.data_dir, folder, model_id)
+        return Predictor(package, device=config.inference.device, batch_size=config.inference.batch_size)
+
+    begin_with(config.inference.model, config.data_dir, database, datetime.now(UTC))
+    at_work = ModelsAtWork(database, load, f"{socket.gethostname()}:infer", config.retraining)
     rules = RulesFile(config_path, config, database)
-    handler = InferHandler(database, Spool(config.spool_dir), predictor, config, rules)
+    handler = InferHandler(database, Spool(config.spool_dir), at_work, config, rules, at_work.after)
     run_worker(JobKind.INFER, handler, database, config.jobs, _worker_name("infer"), stop)
     database.dispose()
 

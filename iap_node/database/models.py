@@ -153,15 +153,6 @@ def register_candidate(
     return _registered(row)
 
 
-def register_model(session: Session, model_id: str, manifest: dict[str, Any], now: datetime) -> None:
-    """Keep the manifest of a model package beside its predictions; a later one of the model replaces it."""
-    insert_if_new(
-        session, ModelRow, (ModelRow.model_id,), model_id=model_id, manifest=manifest, registered_at=now,
-        state=ModelState.RETIRED,
-    )  # fmt: skip
-    session.get_one(ModelRow, model_id).manifest = manifest
-
-
 def promote(
     session: Session,
     model_id: str,
@@ -199,6 +190,20 @@ def promote(
         _note(session, before.model_id, ModelEventKind.RETIRED, who, f"{model_id} is champion", now)
     session.flush()
     return _registered(row)
+
+
+def begin_with(session: Session, model_id: str, who: str, reason: str, now: datetime) -> RegisteredModel:
+    """The champion; where there is none yet, this model becomes it. Infer roles that start together agree on one.
+
+    Raises
+    ------
+    NoSuchModel
+    ModelLifeError
+        See `promote`.
+    """
+    _one_at_a_time(session)
+    standing = champion(session)
+    return promote(session, model_id, who, reason, now) if standing is None else standing
 
 
 def roll_back(session: Session, who: str, reason: str, now: datetime) -> RegisteredModel:
@@ -365,6 +370,20 @@ def list_events(
     """
     query = select(ModelEventRow).order_by(ModelEventRow.id.desc()).limit(limit)
     return [_event(row) for row in session.scalars(_events_of(query, model_id, before))]
+
+
+def load_problems(session: Session) -> list[ModelEvent]:
+    """What workers say of packages of the champion and of the model in shadow that they cannot load: the last word of
+    each worker about each model, where it is bad.
+    """
+    query = (
+        select(ModelEventRow)
+        .join(ModelRow, ModelRow.model_id == ModelEventRow.model_id)
+        .where(MODEL_AT_WORK, ModelEventRow.event.in_((ModelEventKind.NOT_LOADED, ModelEventKind.LOADED_AGAIN)))
+        .order_by(ModelEventRow.id)
+    )
+    last = {(row.model_id, row.who): row for row in session.scalars(query)}
+    return [_event(row) for row in last.values() if row.event is ModelEventKind.NOT_LOADED]
 
 
 def n_shadow_predictions(session: Session, model_id: str, since: datetime) -> int:

@@ -8,7 +8,7 @@ all the same. Called by `iap_node.worker.loop`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
@@ -84,7 +84,9 @@ class InferHandler:
     Parameters
     ----------
     predictor
-        Loaded once per process.
+        One model, or the one that is champion at the moment (`iap_node.worker.models_at_work`).
+    after
+        Called with the job when it is over: what others make of the same series, which nobody waits for.
     rules
         None: those of `config`, for ever.
     """
@@ -96,6 +98,7 @@ class InferHandler:
         predictor: Predictor,
         config: NodeConfig,
         rules: RulesFile | None = None,
+        after: Callable[[Job], None] | None = None,
     ) -> None:
         self._database = database
         self._spool = spool
@@ -103,6 +106,12 @@ class InferHandler:
         self._config = config
         self._rules = rules or RulesFile(None, config, database)
         self._hearing = Hearing(database, config.audit)
+        self._after = after
+
+    def after(self, job: Job) -> None:
+        """See `iap_node.worker.loop.FollowsUp`."""
+        if self._after is not None:
+            self._after(job)
 
     def __call__(self, job: Job) -> None:
         """Judge the revision of the series that the job names.

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import structlog
 
@@ -30,6 +31,14 @@ Handler = Callable[[Job], None]
 Clock = Callable[[], datetime]
 
 log = structlog.get_logger("worker")
+
+
+@runtime_checkable
+class FollowsUp(Protocol):
+    """A handler that has more to do when a job is over: nobody waits for it, and no lease covers it."""
+
+    def after(self, job: Job) -> None:
+        """Do it; raises nothing."""
 
 
 def utc_now() -> datetime:
@@ -147,6 +156,8 @@ def _work(job: Job, handle: Handler, database: Database, config: JobsConfig, clo
             _fail(job, _without_values(error), False, database, config, clock)
         else:
             log.info("job over")
+            if isinstance(handle, FollowsUp):
+                handle.after(job)
 
 
 def _fail(

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from iap_node.config import JobsConfig
-from iap_node.database import archive, jobs, models, results, status
+from iap_node.database import archive, jobs, results, status
 from iap_node.database.engine import Database
 from iap_node.database.tables import (
     DeliveryRow,
@@ -492,16 +492,6 @@ def test_the_status_counts_what_waits_and_what_stands_aside(
     assert counts.deliveries[DeliveryState.PENDING] == 2
     assert (counts.n_conflicts, counts.n_quarantined) == (1, 0)
     assert counts.oldest_waiting_job_at == NOON + timedelta(seconds=9)
-
-
-def test_a_model_is_registered_once_and_keeps_its_newest_manifest(database: Database) -> None:
-    for manifest in ({"alpha": 0.05}, {"alpha": 0.01, "name": "reference"}):
-        with database.transaction() as session:
-            models.register_model(session, "reference-1", manifest, NOON)
-    with database.reading() as session:
-        assert models.list_models(session) == [
-            models.RegisteredModel("reference-1", {"alpha": 0.01, "name": "reference"}, NOON)
-        ]
 
 
 def to(*destinations: str) -> RouteDecision:
