@@ -14,6 +14,7 @@ from python_multipart.multipart import MultipartParser
 
 APPLICATION_DICOM = "application/dicom"
 MOST_PARTS = 10_000  # of one request: the answer names each
+MOST_BOUNDARY = 200  # characters; RFC 2046 section 5.1.1 allows 70, Orthanc writes 73
 # PS3.18 8.7.2: those of a part that mean that its bytes are what they are.
 _AS_IS = frozenset({"", "binary", "8bit", "7bit"})
 
@@ -62,12 +63,12 @@ class RelatedParser:
     Raises
     ------
     NotMultipart
-        There can be no such boundary (RFC 2046 section 5.1.1: 1 to 70 characters).
+        There can be no such boundary.
     """
 
     def __init__(self, boundary: str, parts: Parts) -> None:
-        if not 0 < len(boundary) <= 70 or not boundary.isascii() or not boundary.isprintable():
-            raise NotMultipart("Content-Type names no boundary of 1 to 70 characters")
+        if not 0 < len(boundary) <= MOST_BOUNDARY or not boundary.isascii() or not boundary.isprintable():
+            raise NotMultipart(f"Content-Type names no boundary of 1 to {MOST_BOUNDARY} ASCII characters")
         self._parts = parts
         self._n_parts = 0
         self._headers: dict[bytes, bytes] = {}
