@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from pydicom.datadict import dictionary_description, tag_for_keyword
 
 from iap_node.config import ListenerConfig, QueryConfig, StorageCommitmentConfig
+from iap_node.config.web import StowConfig
 from iap_node.conformance.services import DELIVERY, LISTENER, PULL, SERVICE_TRANSFER_SYNTAXES, SERVICES
 from iap_node.dicom.commitment import ActionStatus, FailureReason
 from iap_node.dicom.frames import DECODABLE
@@ -27,16 +29,19 @@ from iap_node.dicom.sop_classes import (
     transfer_syntax_name,
 )
 from iap_node.dicom.status import StoreStatus
+from iap_node.dicom.store_instances import STUDY_MISMATCH
 from iap_node.listener.admission import RejectReason
 from iap_node.listener.receiver import MAX_COMMITMENT_BYTES
 from iap_node.pull.retrieve import GET_SOP_CLASSES, GET_TRANSFER_SYNTAXES
 from iap_node.scu import MOST_CONTEXTS
+from iap_node.web.dicomweb.multipart import MOST_PARTS
+from iap_node.web.dicomweb.store import PREFIX as STOW_PREFIX
 
 
 def conformance_statement() -> str:
     """The statement as Markdown."""
-    parts = (_overview, _introduction, _model, _listener, _storage, _commitment, _query, _delivery, _pull, _interfaces,
-             _media, _character_sets, _security, _annexes)  # fmt: skip
+    parts = (_overview, _introduction, _model, _listener, _storage, _commitment, _query, _delivery, _pull, _stow,
+             _interfaces, _media, _character_sets, _security, _annexes)  # fmt: skip
     blocks = "\n\n".join(part().strip() for part in parts).split("\n\n")
     return "\n\n".join(map(_filled, blocks)) + "\n"
 
@@ -104,8 +109,8 @@ sends each series where it fits. It can be asked what it holds, promises what it
 
 {_table(("network service", "UID", "SCU", "SCP"), rows)}
 
-It reads media (DICOMDIR) and writes none. It is no DICOMweb origin
-server. As a user agent DELIVERY stores by POST to `studies` (STOW-RS, PS3.18 section 10.5): `multipart/related;
+It reads media (DICOMDIR) and writes none. As a DICOMweb origin server it has the Store transaction (STOW-RS, see 4.2.4)
+and no other. As a user agent DELIVERY stores by POST to `studies` (STOW-RS, PS3.18 section 10.5): `multipart/related;
 type="application/dicom"`, SOP Classes and transfer syntaxes as received, answers as `application/dicom+json`; bearer
 token and client certificate where `destinations` names them. What an origin server refuses for its transfer syntax
 (415, or failure reason C122H) is stored once more in Explicit VR Little Endian, as 4.2.2.1 says."""
@@ -355,6 +360,50 @@ syntaxes, each other one has a context for all:
 {_uids("transfer syntax of C-GET", GET_TRANSFER_SYNTAXES)}
 
 {_uids("SOP Class of C-GET", GET_SOP_CLASSES)}"""
+
+
+def _stow() -> str:
+    stow = StowConfig()
+    codes = {
+        HTTPStatus.OK: "all is stored, and would be after a power cut",
+        HTTPStatus.ACCEPTED: "some is stored, some failed",
+        HTTPStatus.BAD_REQUEST: "no boundary, no part, or the body ends or breaks within one; what came whole before "
+        "is stored, and told where there is any",
+        HTTPStatus.UNAUTHORIZED: "no token that is valid",
+        HTTPStatus.FORBIDDEN: "a token of another scope",
+        HTTPStatus.NOT_FOUND: "`web.stow.enabled` is false",
+        HTTPStatus.NOT_ACCEPTABLE: "`Accept` without `application/dicom+json`",
+        HTTPStatus.REQUEST_TIMEOUT: "silent for `listener.idle_timeout_s`, or slower than `listener.min_bytes_per_s`",
+        HTTPStatus.CONFLICT: "nothing is stored, and some of it would fail again",
+        HTTPStatus.LENGTH_REQUIRED: "neither Content-Length nor a chunked body",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"more than {stow.max_request_mb} MiB (`web.stow.max_request_mb`), more "
+        f"than {MOST_PARTS} instances, or one far beyond `listener.max_instance_mb`",
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE: 'not `multipart/related; type="application/dicom"`, or Content-Encoding',
+        HTTPStatus.SERVICE_UNAVAILABLE: "disk low, database away, or as many requests under way as may be "
+        f"({stow.max_requests}, `web.stow.max_requests`): send again after `Retry-After`",
+    }
+    reasons = {
+        StoreStatus.OUT_OF_RESOURCES: "disk low, or disk or database fail: send again later",
+        STUDY_MISMATCH: "of another study than the path names; not kept",
+        StoreStatus.CANNOT_UNDERSTAND: "not identifiable: quarantined; larger than `listener.max_instance_mb`; or a "
+        "part that is not `application/dicom`",
+    }
+    return f"""
+### 4.2.4 STOW-RS as an origin server
+
+Off by default (`web.stow.enabled`). `POST {STOW_PREFIX}/studies` and `POST {STOW_PREFIX}/studies/{{study}}` (PS3.18
+section 10.5), at `web.bind` and `web.port`, over HTTP/1.1, with TLS where `web.certificate` is set. A bearer token of
+the scope `store` says who sends; its name counts as calling AE title. `multipart/related; type="application/dicom"`
+is taken, not metadata with bulk data, not XML; instances of any SOP Class that have a study and a series, in any
+transfer syntax. What happens to one is as in 4.2.1.5: it is kept to the bit, the same again changes nothing, other
+bytes under a known UID are kept aside and answered as stored.
+
+The answer is a Store Instances Response in `application/dicom+json`, Retrieve URLs empty; before an instance is spoken
+of, `application/problem+json`. A part that tells no SOP Instance UID stands in Other Failures Sequence (0008,119A).
+
+{_table(("status", "meaning", "when"), [(int(code), code.phrase, why) for code, why in codes.items()])}
+
+{_table(("Failure Reason (0008,1197)", "when"), [(f"{int(reason):04X}H", why) for reason, why in reasons.items()])}"""
 
 
 def _interfaces() -> str:
