@@ -5,7 +5,7 @@ One module per kind of command: `setup` (init, check-config, migrate), `roles` (
 `decisions`), `queue` (jobs, retry), `echo` (of destinations), `quarantine` (list, show, retry, delete), `upkeep`
 (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected
 copies), `results` (SR documents), `protocols` (the habits of scanners), `alarms` (how often the pixels doubt headers),
-`notify` (who is told what is wrong), `backup` (and restore), `retrain` (the model, on the node's own archive).
+`notify` (who is told what is wrong), `backup` (and restore), `retrain` (the model, on the node's own archive), `models` (which is at work).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -26,6 +26,7 @@ from iap_node.cli import (
     echo,
     export,
     findings,
+    models,
     notify,
     protocols,
     pull,
@@ -75,6 +76,7 @@ results.add_to(app)
 retrain.add_to(app)
 export.add_to(app)
 pull.add_to(app)
+models.add_to(app)
 queue.add_to(app)
 echo.add_to(app)
 quarantine.add_to(app)

@@ -1,7 +1,8 @@
 """Packages and the table of models together: add one, promote it, and which model a node begins with. No torch.
 
-A package is checked and lies in its place before the table names it, and it loads before it becomes champion. Called by
-the infer role, `iap-node models`, the console and `training.retrain`.
+A package is checked and lies in its place before the table names it, and it loads before it becomes champion. What is
+decided stands in the audit trail in the same transaction. Called by the infer role, `iap-node models`, the console and
+`training.retrain`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from iap_node.database import models
+from iap_node.database import accounts, models
 from iap_node.database.engine import Database
 from iap_node.database.models import Gate, ModelLifeError, RegisteredModel
 from iap_node.database.tables import ModelState
@@ -47,6 +48,7 @@ def add_package(
     gates: Sequence[Gate] | None = None,
     provenance: Mapping[str, Any] | None = None,
     parent_id: str | None = None,
+    address: str = "",
 ) -> RegisteredModel:
     """Copy a package to where all hosts of the node find it, and register it as a candidate.
 
@@ -61,7 +63,7 @@ def add_package(
     """
     package, folder = store.install_package(source, data_dir)
     with database.transaction() as session:
-        return models.register_candidate(
+        added = models.register_candidate(
             session,
             json.loads((package.folder / MANIFEST_FILE).read_bytes()),
             package.model_id,
@@ -74,9 +76,13 @@ def add_package(
             reason=reason,
             parent_id=parent_id,
         )
+        accounts.note(session, who, "add model", added.model_id, now, reason, address)
+    return added
 
 
-def promote(model_id: str, data_dir: Path, database: Database, who: str, reason: str, now: datetime) -> RegisteredModel:
+def promote(
+    model_id: str, data_dir: Path, database: Database, who: str, reason: str, now: datetime, address: str = ""
+) -> RegisteredModel:
     """Make a model champion whose package is whole; see `database.models.promote`.
 
     Raises
@@ -85,14 +91,16 @@ def promote(model_id: str, data_dir: Path, database: Database, who: str, reason:
     ModelPackageError
         The package is damaged or gone; the champion stays.
     """
-    with database.reading() as session:
-        folder = models.model(session, model_id).folder
-    store.load_installed(data_dir, folder, model_id)
+    _check_package(model_id, data_dir, database)
     with database.transaction() as session:
-        return models.promote(session, model_id, who, reason, now)
+        promoted = models.promote(session, model_id, who, reason, now)
+        accounts.note(session, who, "promote model", model_id, now, reason, address)
+    return promoted
 
 
-def roll_back(data_dir: Path, database: Database, who: str, reason: str, now: datetime) -> RegisteredModel:
+def roll_back(
+    data_dir: Path, database: Database, who: str, reason: str, now: datetime, address: str = ""
+) -> RegisteredModel:
     """Make the champion before this one champion again, if its package is whole.
 
     Raises
@@ -104,19 +112,26 @@ def roll_back(data_dir: Path, database: Database, who: str, reason: str, now: da
     """
     with database.reading() as session:
         current = models.champion(session)
-        if current is None or current.predecessor_id is None:
-            raise ModelLifeError("no champion came before the one at work; promote a model by its name")
-        before = models.model(session, current.predecessor_id)
-    store.load_installed(data_dir, before.folder, before.model_id)
+    before = None if current is None else current.predecessor_id
+    if before is not None:
+        _check_package(before, data_dir, database)
     with database.transaction() as session:
         restored = models.roll_back(session, who, reason, now)
-        if restored.model_id != before.model_id:
+        if restored.model_id != before:
             raise ModelLifeError("another model was promoted at this moment; look again, and repeat")
+        accounts.note(session, who, "roll back model", restored.model_id, now, reason, address)
     return restored
 
 
 def begin_shadow(
-    model_id: str, n_series: int, data_dir: Path, database: Database, who: str, reason: str, now: datetime
+    model_id: str,
+    n_series: int,
+    data_dir: Path,
+    database: Database,
+    who: str,
+    reason: str,
+    now: datetime,
+    address: str = "",
 ) -> RegisteredModel:
     """Put a model whose package is whole into shadow; see `database.models.begin_shadow`.
 
@@ -124,11 +139,42 @@ def begin_shadow(
     ------
     ModelLifeError, NoSuchModel, ModelPackageError
     """
-    with database.reading() as session:
-        folder = models.model(session, model_id).folder
-    store.load_installed(data_dir, folder, model_id)
+    _check_package(model_id, data_dir, database)
     with database.transaction() as session:
-        return models.begin_shadow(session, model_id, n_series, who, reason, now)
+        begun = models.begin_shadow(session, model_id, n_series, who, reason, now)
+        detail = f"{n_series} series" + (f"; {reason}" if reason else "")
+        accounts.note(session, who, "begin shadow", model_id, now, detail, address)
+    return begun
+
+
+def end_shadow(
+    model_id: str, database: Database, who: str, reason: str, now: datetime, address: str = ""
+) -> RegisteredModel:
+    """Take a model out of shadow; see `database.models.end_shadow`.
+
+    Raises
+    ------
+    ModelLifeError, NoSuchModel
+    """
+    with database.transaction() as session:
+        ended = models.end_shadow(session, model_id, who, reason, now)
+        accounts.note(session, who, "end shadow", model_id, now, reason, address)
+    return ended
+
+
+def retire(
+    model_id: str, database: Database, who: str, reason: str, now: datetime, address: str = ""
+) -> RegisteredModel:
+    """Lay a model aside; see `database.models.retire`.
+
+    Raises
+    ------
+    ModelLifeError, NoSuchModel
+    """
+    with database.transaction() as session:
+        retired = models.retire(session, model_id, who, reason, now)
+        accounts.note(session, who, "retire model", model_id, now, reason, address)
+    return retired
 
 
 def begin_with(configured: str, data_dir: Path, database: Database, now: datetime) -> RegisteredModel:
@@ -169,6 +215,12 @@ def unregistered(data_dir: Path, database: Database) -> list[Unregistered]:
         for name in store.installed(data_dir)
         if f"{store.MODELS}/{name}" not in known
     ]
+
+
+def _check_package(model_id: str, data_dir: Path, database: Database) -> None:
+    with database.reading() as session:
+        folder = models.model(session, model_id).folder
+    store.load_installed(data_dir, folder, model_id)
 
 
 def _offer(
