@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint bench bench-ingest bench-audit bench-web screenshots soak fuzz clean
+.PHONY: demo run test lint bench bench-ingest bench-audit bench-web bench-replay screenshots soak fuzz clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -43,6 +43,10 @@ bench-audit: $(STAMP)
 # server time of the console's pages over a million simulated instances, on SQLite and PostgreSQL
 bench-web: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.web
+
+# time and memory of `iap-node replay` over a hundred thousand judged series, simulated
+bench-replay: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.replay $(ARGUMENTS)
 
 # the images of the README, of simulated data
 screenshots: $(STAMP)

@@ -5,6 +5,7 @@ SQLite in WAL mode serves one machine, any number of processes; PostgreSQL (psyc
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -68,6 +70,7 @@ class Database:
             pool_size=_CONNECTIONS_KEPT,
             max_overflow=_CONNECTIONS_MORE,
             hide_parameters=True,  # they are header values, which must not reach logs through error texts
+            json_deserializer=_from_json,
             **options,
         )
         if self.is_sqlite:
@@ -210,6 +213,14 @@ def _usable_url(url: str) -> URL:
         f"database.url: {parsed.drivername!r} is not supported; "
         "use sqlite:////path/node.sqlite or postgresql://user@host/name"
     )
+
+
+def _from_json(text: str | bytes) -> Any:
+    """Twice as fast as Python's own, which takes over for what is stricter here: a lone surrogate in a header."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import types
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 Record = TypeVar("Record")
@@ -40,49 +41,77 @@ def from_payload(kind: type[Record], payload: Any) -> Record:
     TypeError
         `payload` does not have the shape of `kind`.
     """
-    return cast(Record, _value(kind, payload))
+    return cast(Record, _converter(kind)(payload))
 
 
-def _value(kind: Any, payload: Any) -> Any:
+# What a kind is made of is looked at once: a long replay converts millions of values.
+
+
+@cache
+def _converter(kind: Any) -> Callable[[Any], Any]:
     if get_origin(kind) in (Union, types.UnionType):
-        return _union_member(get_args(kind), payload)
+        return _union_member(get_args(kind))
     if get_origin(kind) is tuple:
-        return _tuple(get_args(kind), payload)
+        return _tuple(get_args(kind))
+    if is_dataclass(kind) and isinstance(kind, type):
+        return partial(_record, kind)
+    if kind is float:
+        return _float
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind
+    return partial(_as_it_is, kind)
+
+
+def _record(kind: type[Any], payload: Any) -> Any:
+    if not isinstance(payload, dict):
+        raise TypeError(f"a stored {kind.__name__} is not an object: {type(payload).__name__}")
+    return kind(**{name: convert(payload[name]) for name, convert in _fields(kind) if name in payload})
+
+
+def _float(payload: Any) -> float:
     if isinstance(payload, dict) and _NOT_FINITE in payload:
         return float(payload[_NOT_FINITE])
-    if is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(payload, dict):
-            raise TypeError(f"a stored {kind.__name__} is not an object: {type(payload).__name__}")
-        hints = _hints(kind)
-        return kind(**{name: _value(hint, payload[name]) for name, hint in hints.items() if name in payload})
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return kind(payload)
-    if kind is float and isinstance(payload, int | float):
+    if isinstance(payload, int | float):
         return float(payload)
+    raise TypeError(f"a stored value is {type(payload).__name__}, not {float}")
+
+
+def _as_it_is(kind: Any, payload: Any) -> Any:
     if isinstance(kind, type) and isinstance(payload, kind):
         return payload
     raise TypeError(f"a stored value is {type(payload).__name__}, not {kind}")
 
 
-def _union_member(kinds: tuple[Any, ...], payload: Any) -> Any:
-    if payload is None and type(None) in kinds:
-        return None
-    if isinstance(payload, str) and str in kinds:
-        return payload
+def _union_member(kinds: tuple[Any, ...]) -> Callable[[Any], Any]:
     remaining = [kind for kind in kinds if kind not in (type(None), str)]
-    if len(remaining) != 1:
-        raise TypeError(f"a stored value fits none of {kinds}: {type(payload).__name__}")
-    return _value(remaining[0], payload)
+
+    def convert(payload: Any) -> Any:
+        if payload is None and type(None) in kinds:
+            return None
+        if isinstance(payload, str) and str in kinds:
+            return payload
+        if len(remaining) != 1:
+            raise TypeError(f"a stored value fits none of {kinds}: {type(payload).__name__}")
+        return _converter(remaining[0])(payload)
+
+    return convert
 
 
-def _tuple(kinds: tuple[Any, ...], payload: Any) -> tuple[Any, ...]:
-    if not isinstance(payload, list):
-        raise TypeError(f"a stored tuple is not a list: {type(payload).__name__}")
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return tuple(_value(kinds[0], item) for item in payload)
-    return tuple(_value(kind, item) for kind, item in zip(kinds, payload, strict=True))
+def _tuple(kinds: tuple[Any, ...]) -> Callable[[Any], Any]:
+    alike = len(kinds) == 2 and kinds[1] is Ellipsis
+    converters = [_converter(kind) for kind in (kinds[:1] if alike else kinds)]
+
+    def convert(payload: Any) -> tuple[Any, ...]:
+        if not isinstance(payload, list):
+            raise TypeError(f"a stored tuple is not a list: {type(payload).__name__}")
+        if alike:
+            return tuple(map(converters[0], payload))
+        return tuple(one(item) for one, item in zip(converters, payload, strict=True))
+
+    return convert
 
 
 @cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _fields(kind: type[Any]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Not asked for before a record is converted: records may hold others of their own kind."""
+    return tuple((name, _converter(hint)) for name, hint in get_type_hints(kind).items())

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iap_node.database.engine import _from_json
 from iap_node.database.payloads import from_payload, to_payload
 from iap_node.records import (
     ConditionTrace,
@@ -34,9 +35,14 @@ records = st.one_of(
 @given(record=records)
 def test_a_record_survives_json(record: Any) -> None:
     text = json.dumps(to_payload(record), allow_nan=False)
-    back = from_payload(type(record), json.loads(text))
+    back = from_payload(type(record), _from_json(text))
     assert back == record
     assert repr(back) == repr(record)  # types as well: 1.0 == 1 and a StrEnum equals its text
+
+
+@given(text=st.text(st.characters(exclude_categories=())))
+def test_any_text_comes_back_from_the_database_lone_surrogates_included(text: str) -> None:
+    assert _from_json(json.dumps({text: text})) == {text: text}
 
 
 @pytest.mark.parametrize("canonical", [None, "SIEMENS", "1.5", 1.5, 0.0, float("inf"), ""])
