@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from iap_node.config.retraining import GatesConfig
 from iap_node.dicom.parameters import BY_KEYWORD
@@ -146,8 +146,8 @@ def calibration_error_beyond_chance(
 def share_interval(share: float, n: int) -> tuple[float, float]:
     """Clopper-Pearson interval of a share of n (Clopper and Pearson 1934, doi 10.1093/biomet/26.4.404)."""
     k, tail = share * n, (1 - CONFIDENCE) / 2
-    low = float(beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
-    high = float(beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
     return low, high
 
 
