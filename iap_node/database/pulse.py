@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from iap_node.database.tables import (
+    MODEL_AT_WORK,
     DeliveryRow,
     DeliveryState,
     FindingEventRow,
@@ -15,12 +16,16 @@ from iap_node.database.tables import (
     InstanceRow,
     JobRow,
     JudgementRow,
+    ModelEventRow,
+    ModelRow,
+    ModelState,
     QuarantineRow,
+    RetrainingRow,
     SeriesRow,
 )
 from iap_node.records import JobState, SeriesState
 
-TOPICS = ("series", "findings", "queue", "deliveries")
+TOPICS = ("series", "findings", "queue", "deliveries", "models")
 
 
 def marks(session: Session) -> dict[str, str]:
@@ -39,8 +44,19 @@ def marks(session: Session) -> dict[str, str]:
     pending = session.scalar(select(func.count()).where(DeliveryRow.state == DeliveryState.PENDING))
     failed = session.scalar(select(func.count()).where(DeliveryRow.state == DeliveryState.FAILED))
     return {
+        "models": _models_mark(session, newest[JudgementRow]),
         "series": f"{newest[SeriesRow]} {newest[InstanceRow]} {newest[JudgementRow]} {open_series}",
         "findings": f"{newest[FindingRow]} {newest[FindingEventRow]}",
         "queue": f"{newest[JobRow]} {open_jobs} {newest[QuarantineRow]}",
         "deliveries": f"{pending} {failed} {newest[JobRow]}",
     }
+
+
+def _models_mark(session: Session, newest_judgement: int) -> str:
+    """What happened to models, how far a training is, and the series that a model in shadow sees."""
+    event = session.scalar(select(func.max(ModelEventRow.id)))
+    shadow = session.scalar(select(ModelRow.model_id).where(MODEL_AT_WORK, ModelRow.state == ModelState.SHADOW))
+    run = RetrainingRow
+    newest_run = select(run.id, run.state, run.stage, run.progress, run.message).order_by(run.id.desc()).limit(1)
+    training = session.execute(newest_run).first()
+    return f"{event} {training} {shadow and newest_judgement}"
