@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -20,7 +20,9 @@ from iap_node.config.tls import TlsConfig
 
 DICOM_KIND = "dicom"
 KIND_PROBLEM = "destination_kind"
-Copy = Literal["original", "corrected"]
+Copy = Literal["original", "corrected", "deidentified"]
+# Options of PS3.15 E.3 that a de-identified copy may have; `iap_node.deidentification.profile` says what each keeps.
+Retain = Literal["device_identity", "institution_identity", "patient_characteristics", "full_dates", "modified_dates"]
 Transcode = Literal["as_needed", "never"]  # what the peer takes only uncompressed
 OBJECT_STORES = ("s3", "gs")  # whose objects appear whole or not at all, as fsspec writes them
 
@@ -33,7 +35,29 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _LITERAL = re.compile(r"[A-Za-z0-9._=+ -]*")
 
 
-class DestinationConfig(Section):
+class InstancesConfig(Section):
+    """What all destinations have that take instances."""
+
+    send: Copy = "original"
+    retain: list[Retain] = []  # of de-identified copies
+    results: bool = False  # an SR document of what was found out goes there too, after the instances
+    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
+
+    @model_validator(mode="after")
+    def _copies_fit_together(self) -> Self:
+        if self.retain and self.send != "deidentified":
+            raise ValueError("retain is an option of de-identified copies: set send: deidentified, or leave it out")
+        if {"full_dates", "modified_dates"} <= set(self.retain):
+            raise ValueError("retain either full_dates or modified_dates")
+        if self.results and self.send == "deidentified":
+            raise ValueError(
+                "results: true and send: deidentified do not go together: an SR document quotes headers and names the "
+                "patient; send results to a destination that gets originals"
+            )
+        return self
+
+
+class DestinationConfig(InstancesConfig):
     """A C-STORE SCP that takes series."""
 
     kind: Literal["dicom"] = "dicom"
@@ -43,9 +67,6 @@ class DestinationConfig(Section):
     calling_ae_title: str = Field("IAP_NODE", min_length=1, max_length=16)
     timeout_s: float = Field(60.0, gt=0)
     transcode: Transcode = "as_needed"
-    send: Copy = "original"
-    results: bool = False  # an SR document of what was found out goes there too, after the instances
-    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
     tls: TlsConfig = TlsConfig()
 
     @property
@@ -54,15 +75,12 @@ class DestinationConfig(Section):
         return f"{self.ae_title} at {self.host}:{self.port}{', TLS' if self.tls.enabled else ''}"
 
 
-class FolderConfig(Section):
+class FolderConfig(InstancesConfig):
     """A folder that other programs watch, on a disk of this machine or a mounted one."""
 
     kind: Literal["folder"]
     path: Path
     template: str = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
-    send: Copy = "original"
-    results: bool = False  # an SR document of what was found out goes there too, after the instances
-    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
 
     @field_validator("template")
     @classmethod
@@ -106,7 +124,7 @@ class ResultWebhookConfig(Section):
         return _shown(self.url)
 
 
-class DicomwebConfig(Section):
+class DicomwebConfig(InstancesConfig):
     """A DICOMweb server that takes series by STOW-RS (PS3.18 section 10.5)."""
 
     kind: Literal["dicomweb"]
@@ -118,9 +136,6 @@ class DicomwebConfig(Section):
     timeout_s: float = Field(60.0, gt=0)
     instances_per_request: int = Field(50, ge=1)
     transcode: Transcode = "as_needed"
-    send: Copy = "original"
-    results: bool = False  # an SR document of what was found out goes there too, after the instances
-    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
 
     @field_validator("url")
     @classmethod
@@ -139,16 +154,13 @@ class DicomwebConfig(Section):
         return _shown(self.url)
 
 
-class ObjectStorageConfig(Section):
+class ObjectStorageConfig(InstancesConfig):
     """A bucket that takes series as objects; needs the extra `object-storage`."""
 
     kind: Literal["object-storage"]
     url: str
     options_file: Path | None = None  # None: what the environment of the node says
     template: str = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
-    send: Copy = "original"
-    results: bool = False  # an SR document of what was found out goes there too, after the instances
-    concurrency: int = Field(4, ge=1)  # series under way at once, over all workers
 
     @field_validator("url")
     @classmethod

@@ -148,9 +148,13 @@ class EncodedInstance:
         if not self.spans or self.spans[-1].undefined_length:
             return False
         last = self.spans[-1]
-        short = last.vr and last.value_start - last.start == el.SHORT_HEADER_BYTES
-        length = self._read(last.start, last.value_start)[-2 if short else -4 :]
-        return last.value_start + int.from_bytes(length, "little" if self.encoding.little else "big") > last.end
+        return last.value_start + self.length(last) > last.end
+
+    def length(self, span: Span) -> int:
+        """The length of an element's value as it is written, of defined length: the last one's may not be there."""
+        short = span.vr and span.value_start - span.start == el.SHORT_HEADER_BYTES
+        length = self._read(span.start, span.value_start)[-2 if short else -4 :]
+        return int.from_bytes(length, "little" if self.encoding.little else "big")
 
     def _span(self, start: int, end: int) -> Span:
         header = self._read(start, min(end, start + el.LONG_HEADER_BYTES))

@@ -67,11 +67,11 @@ def reencoded(
             continue
         if tag.element == 0:
             continue
-        vr = _vr(ds.get_item(tag, keep_deferred=True), tag, signed)
+        vr = written_vr(ds, tag, signed)
         if vr == "SQ":
             value = b"".join(_item(item, source, target, signed) for item in ds[tag].value or ())
         else:
-            value = _value(ds, tag, vr, source, target)
+            value = value_bytes(ds, tag, vr, source, target)
         parts.append(element(tag, vr, value, target))
     return b"".join(parts)
 
@@ -130,12 +130,21 @@ def vr_of(tag: int, signed: bool = False) -> str:
     return "SS" if signed else "US"
 
 
-def _vr(raw: RawDataElement | DataElement | None, tag: BaseTag, signed: bool) -> str:
+def written_vr(ds: Dataset, tag: BaseTag, signed: bool = False) -> str:
+    """The VR of an element: as it is written, else as the dictionary has it."""
+    raw = ds.get_item(tag, keep_deferred=True)
     written = None if raw is None else raw.VR
     return vr_of(tag, signed) if written in (None, "UN") else str(written)
 
 
-def _value(ds: Dataset, tag: BaseTag, vr: str, source: Encoding, target: Encoding) -> bytes:
+def value_bytes(ds: Dataset, tag: BaseTag, vr: str, source: Encoding, target: Encoding) -> bytes:
+    """The value of an element that is no sequence, of even length, in the target's byte order.
+
+    Raises
+    ------
+    UnreadableInstance
+        A binary number has not the length of one, or encapsulated pixels stand there.
+    """
     raw = ds.get_item(tag, keep_deferred=True)
     if isinstance(raw, DataElement) and raw.is_empty:
         return b""

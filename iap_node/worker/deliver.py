@@ -8,21 +8,25 @@ Only instances that the destination has not accepted yet are offered, as they ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import structlog
 
 from iap_node.config import NodeConfig
+from iap_node.config.destinations import AnyDestination, InstancesConfig
+from iap_node.config.patient_key import load_or_create_patient_key
 from iap_node.database import results
 from iap_node.database.corrections import finish_correction
 from iap_node.database.destination_health import note_answered, note_failed
 from iap_node.database.engine import Database
+from iap_node.deidentification.pseudonyms import Pseudonyms
 from iap_node.errors import DeliveryError, PermanentError
 from iap_node.records import InstanceDelivery, Job, JobState
 from iap_node.results.message import result_message
 from iap_node.routing.destinations.destination import open_destination
 from iap_node.spool import Spool
-from iap_node.worker.consignment import MADE_BY, corrected, originals
+from iap_node.worker.consignment import MADE_BY, Consignment, corrected, deidentified, originals
 from iap_node.worker.document import send_document
 from iap_node.worker.loop import Clock, utc_now
 
@@ -58,11 +62,7 @@ class DeliverHandler:
                 f"configuration; name it under destinations again and retry job {job.id}"
             )
         now = self._clock()
-        if destination.send == "corrected":
-            limit = self._config.inference.max_bytes_per_instance
-            consignment = corrected(self._database, self._spool, job, limit, now)
-        else:
-            consignment = originals(self._database, self._spool, job)
+        consignment = self._consignment(job, destination, now)
         there = open_destination(destination, lambda: self._message(job))
         try:
             answers = there.send(consignment.instances)
@@ -108,6 +108,15 @@ class DeliverHandler:
     def _message(self, job: Job) -> dict[str, Any]:
         with self._database.reading() as session:
             return result_message(session, job).as_json()
+
+    def _consignment(self, job: Job, destination: AnyDestination, now: datetime) -> Consignment:
+        limit = self._config.inference.max_bytes_per_instance
+        if destination.send == "corrected":
+            return corrected(self._database, self._spool, job, limit, now)
+        if isinstance(destination, InstancesConfig) and destination.send == "deidentified":
+            pseudonyms = Pseudonyms.of_node(load_or_create_patient_key(self._config.patient_key_path))
+            return deidentified(self._database, self._spool, job, destination.retain, pseudonyms, limit)
+        return originals(self._database, self._spool, job, limit)
 
     def _note(self, destination: str, failure: str) -> None:
         """Let all workers know how the destination answers; "": as it should."""

@@ -1,0 +1,141 @@
+"""Table E.1-1 of PS3.15, and what becomes of an element by it. Called by `copies`.
+
+`table_e1_1.tsv` holds the whole table, edition 2026d: tag (x: any digit), the action of the basic profile, the actions
+of the options, name. The table leaves it to the type of an element in its IOD which of several actions it takes; this
+node sends images of a closed list of SOP Classes (`refusals`), and knows which of their elements need a value.
+
+References
+----------
+PS3.15 E.1 (profiles), Table E.1-1a (action codes), E.2 (basic profile), E.3 (options); PS3.16 CID 7050 (their codes);
+PS3.3 A.4, A.21, A.36 and C.8.9.1, C.7.5.2, C.7.6.16 (which elements need a value).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Final
+
+EDITION: Final = "2026d"
+PROFILE_CODE: Final = ("113100", "Basic Application Confidentiality Profile")
+
+
+class Action(StrEnum):
+    """What becomes of an element (PS3.15 Table E.1-1a)."""
+
+    KEEP = "K"  # of a sequence: its items are looked through all the same
+    REMOVE = "X"
+    EMPTY = "Z"
+    DUMMY = "D"
+    UID = "U"
+    SHIFT = "shifted"  # C of the option Modified Dates: dates of one patient move by the same number of days
+
+
+class Retained(StrEnum):
+    """Options of the profile that a destination may have; the values are those of the configuration."""
+
+    DEVICE_IDENTITY = "device_identity"
+    INSTITUTION_IDENTITY = "institution_identity"
+    PATIENT_CHARACTERISTICS = "patient_characteristics"
+    FULL_DATES = "full_dates"
+    MODIFIED_DATES = "modified_dates"
+
+
+OPTION_CODES: Final[Mapping[Retained, tuple[str, str]]] = MappingProxyType(
+    {
+        Retained.FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
+        Retained.MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+        Retained.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
+        Retained.DEVICE_IDENTITY: ("113109", "Retain Device Identity Option"),
+        Retained.INSTITUTION_IDENTITY: ("113112", "Retain Institution Identity Option"),
+    }
+)
+_COLUMNS: Final[Mapping[Retained, str]] = {
+    Retained.DEVICE_IDENTITY: "device",
+    Retained.INSTITUTION_IDENTITY: "institution",
+    Retained.PATIENT_CHARACTERISTICS: "patient",
+    Retained.FULL_DATES: "full_dates",
+    Retained.MODIFIED_DATES: "modified_dates",
+}
+
+# Elements of several possible actions that need a value (type 1) in images of a kind.
+_ENHANCED_NEEDS = frozenset(
+    {
+        0x00080023, 0x00080033,  # Content Date, Time: multi-frame functional groups (C.7.6.16)
+        0x0008002A,  # Acquisition DateTime: MR, CT and PET image and spectroscopy (C.8.13.1 and others)
+        0x00081111,  # Referenced Performed Procedure Step Sequence: series modules of enhanced images (C.8.13.6)
+        0x00181000,  # Device Serial Number: enhanced general equipment (C.7.5.2)
+    }
+)  # fmt: skip
+_PET_NEEDS = frozenset({0x00080021, 0x00080031})  # Series Date, Time: PET series (C.8.9.1)
+PET_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.128"
+_CLASSIC = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("1", "2", "4", "20", "128", "1.1", "1.2", "12.1", "12.2")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of Table E.1-1."""
+
+    tag: str  # eight hexadecimal digits, x for any
+    basic: str
+    options: Mapping[str, str]  # column -> action
+    name: str
+
+
+@lru_cache(1)
+def table() -> tuple[Row, ...]:
+    """Table E.1-1, but for its row of private elements, which all go."""
+    text = resources.files(__package__).joinpath("table_e1_1.tsv").read_text("utf-8")
+    rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return tuple(
+        Row(
+            tag=row["tag"],
+            basic=row["basic"],
+            options={key: value for key, value in row.items() if value and key not in ("tag", "basic", "name")},
+            name=row["name"],
+        )
+        for row in rows
+    )
+
+
+@lru_cache(64)
+def actions(retained: frozenset[Retained], sop_class_uid: str) -> Mapping[int, Action]:
+    """What becomes of each element of the table in images of a SOP Class; repeating groups are not in it, they go."""
+    if sop_class_uid == PET_IMAGE_STORAGE:
+        needed = _PET_NEEDS
+    else:
+        needed = frozenset() if sop_class_uid in _CLASSIC else _ENHANCED_NEEDS
+    return MappingProxyType({int(row.tag, 16): _action(row, retained, needed) for row in table() if "x" not in row.tag})
+
+
+def _action(row: Row, retained: Iterable[Retained], needed: frozenset[int]) -> Action:
+    asked = {option: row.options[_COLUMNS[option]] for option in retained if _COLUMNS[option] in row.options}
+    if asked.get(Retained.MODIFIED_DATES) == "C":
+        return Action.SHIFT
+    if asked and all(action == "K" for action in asked.values()):
+        return Action.KEEP
+    # what an option wants cleaned is not kept at all: nobody here can tell which words of a text are harmless
+    return _settled(row, needed)
+
+
+def _settled(row: Row, needed: frozenset[int]) -> Action:
+    """One action of those that the basic profile leaves open, such that the image stays valid.
+
+    Where type 2 is the question an empty element is right, where type 1 is, the lists above say. References to images
+    ("U*") are kept with other UIDs, so that a delivered series still says what it was planned on.
+    """
+    possible = row.basic.split("/")
+    if len(possible) == 1:
+        return Action(possible[0])
+    if "U*" in possible:
+        return Action.KEEP
+    if "D" in possible and int(row.tag, 16) in needed:
+        return Action.DUMMY
+    return Action.EMPTY if ("Z" in possible and "D" not in possible) or possible[0] == "Z" else Action.REMOVE
