@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from iap_node.dicom.parameters import PARAMETERS, Nature
+from iap_node.dicom.parameters import ALL_PARAMETERS, Nature
 from training.dataset import SPLITS, DataSetError
 from training.recipes import Labels
 
@@ -166,7 +166,10 @@ def write_manifest(folder: Path, rows: Iterable[ManifestRow]) -> None:
             ("series_instance_uid", arrow.string()),
             ("patient", arrow.string()),
             ("split", arrow.string()),
-            *((one.keyword, arrow.float64() if one.nature is Nature.NUMBER else arrow.string()) for one in PARAMETERS),
+            *(
+                (one.keyword, arrow.float64() if one.nature is Nature.NUMBER else arrow.string())
+                for one in ALL_PARAMETERS
+            ),
             ("left_out", arrow.string()),  # JSON: check by keyword
             ("source", arrow.string()),
             ("n_slices", arrow.int64()),
@@ -196,12 +199,12 @@ def _chunks(rows: Iterable[ManifestRow]) -> Iterator[Sequence[ManifestRow]]:
 def _record(row: ManifestRow) -> dict[str, Any]:
     values = as_json(row)
     labels, left_out = values.pop("labels"), values.pop("left_out")
-    of_parameters = {one.keyword: labels.get(one.keyword) for one in PARAMETERS}
+    of_parameters = {one.keyword: labels.get(one.keyword) for one in ALL_PARAMETERS}
     return values | of_parameters | {"left_out": json.dumps(left_out, sort_keys=True)}
 
 
 def _row(record: dict[str, Any]) -> ManifestRow:
-    labels = {one.keyword: record.pop(one.keyword) for one in PARAMETERS}
+    labels = {one.keyword: record.pop(one.keyword) for one in ALL_PARAMETERS}
     return ManifestRow(**record | {"labels": labels, "left_out": json.loads(record["left_out"])})
 
 

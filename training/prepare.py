@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 
 from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.header import read_header_dataset, read_series_header
-from iap_node.dicom.parameters import PARAMETERS
+from iap_node.dicom.parameters import ALL_PARAMETERS
 from iap_node.dicom.part10 import read_instance_header
 from iap_node.dicom.pixels import read_series_slices
 from iap_node.dicom.sop_classes import why_not_analysed
@@ -309,7 +309,7 @@ def _read(
         )  # fmt: skip
 
     header: SeriesHeader | None = None
-    nothing: Labels = {parameter.keyword: None for parameter in PARAMETERS}
+    nothing: Labels = {parameter.keyword: None for parameter in ALL_PARAMETERS}
     if one.dropped_reason is not None:
         return row(nothing, 0, "", one.dropped_reason), None
     files, datasets, problems = _images_of(one.files)
@@ -354,7 +354,7 @@ def labels_of(header: SeriesHeader, left_out: Mapping[str, str] | None = None) -
     """Canonical value by keyword; None where the header is silent or unusable, or the value is left out."""
     return {
         parameter.keyword: None if parameter.keyword in (left_out or {}) else header.value(parameter.keyword).canonical
-        for parameter in PARAMETERS
+        for parameter in ALL_PARAMETERS
     }
 
 
@@ -402,7 +402,7 @@ class _Tally:
             series={split: self._series[split] for split in SPLITS},
             patients={split: len(self._patients[split]) for split in SPLITS},
             dropped=dict(self._dropped.most_common()),
-            labels={parameter.keyword: self._labels[parameter.keyword] for parameter in PARAMETERS},
+            labels={parameter.keyword: self._labels[parameter.keyword] for parameter in ALL_PARAMETERS},
             left_out=tuple((*key, number) for key, number in self._left_out.most_common()),
             manifest_sha256=manifest_sha256,
         )

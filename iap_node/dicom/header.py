@@ -15,7 +15,7 @@ from iap_node.dicom import elements as el
 from iap_node.dicom import mosaic
 from iap_node.dicom.file_slice import InstanceFile
 from iap_node.dicom.parameters import (
-    PARAMETERS,
+    ALL_PARAMETERS,
     AcquisitionParameter,
     Nature,
     canonical,
@@ -50,7 +50,8 @@ _FUNCTIONAL_GROUPS: dict[str, tuple[int, int]] = {
 HEADER_TAGS = frozenset(
     {
         0x00080005, 0x00080008, 0x00080016, 0x00080018, 0x00180012, 0x00280008, 0x00280010, 0x00280011,
-        SHARED_GROUPS, PER_FRAME_GROUPS, *(tag[0] << 16 | tag[1] for tag in (p.tag for p in PARAMETERS)),
+        SHARED_GROUPS, PER_FRAME_GROUPS, *(tag[0] << 16 | tag[1] for tag in (p.tag for p in ALL_PARAMETERS)),
+        0x00189008, 0x00189018,
     }
     | mosaic.PRIVATE_TAGS
 )  # fmt: skip
@@ -96,7 +97,7 @@ def read_series_header(datasets: Sequence[Dataset]) -> SeriesHeader:
     "varies in the series: ..."; a value that cannot be used keeps its raw text with the problem. Field of
     View is Rows (0028,0010) x row spacing (0028,0030), in mm, of one tile where the image is a mosaic.
     """
-    values = [_settle(parameter, _series_readings(parameter, datasets)) for parameter in PARAMETERS]
+    values = [_settle(parameter, _series_readings(parameter, datasets)) for parameter in ALL_PARAMETERS]
     return SeriesHeader(values=tuple(values))
 
 
@@ -112,6 +113,9 @@ def _instance_readings(parameter: AcquisitionParameter, ds: Dataset) -> list[_Re
     tag = parameter.tag[0] << 16 | parameter.tag[1]
     if parameter.keyword == "ContrastBolusAgent":
         return [_contrast_agent(ds, tag)]
+    if parameter.keyword == "SequenceFamily":
+        raw = raw_text(ds, tag) or _enhanced_scanning_sequence(ds)
+        return [_Reading(raw, canonical(parameter.keyword, raw))] if raw else []
     raws: list[str] = []
     if SHARED_GROUPS in ds or PER_FRAME_GROUPS in ds:
         if parameter.keyword == "AcquisitionMatrix":
@@ -133,6 +137,14 @@ def _instance_readings(parameter: AcquisitionParameter, ds: Dataset) -> list[_Re
 def _reading(parameter: AcquisitionParameter, raw: str) -> _Reading:
     value = canonical(parameter.keyword, raw)
     return _Reading(raw, value, _PROBLEMS[parameter.nature] if value is None and raw.strip() else "")
+
+
+def _enhanced_scanning_sequence(ds: Dataset) -> str:
+    """Echo Pulse Sequence (0018,9008) and Echo Planar Pulse Sequence (0018,9018) in the terms of Scanning Sequence."""
+    echo = (raw_text(ds, 0x00189008) or "").upper()
+    terms = ["EP"] if (raw_text(ds, 0x00189018) or "").upper() == "YES" else []
+    terms += {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(echo, [])
+    return "\\".join(terms)
 
 
 def _groups(ds: Dataset) -> list[Dataset]:

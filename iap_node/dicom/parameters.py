@@ -19,6 +19,9 @@ CONTRAST_ABSENT = "absent"
 CONTRAST_NOT_NAMED = "present but not named"
 
 
+_STATED_BY = {"FieldOfView": "PixelSpacing", "SequenceFamily": "ScanningSequence"}
+
+
 class Nature(StrEnum):
     """What a parameter's canonical value is."""
 
@@ -31,7 +34,7 @@ class Nature(StrEnum):
 class AcquisitionParameter:
     """One acquisition parameter that can be read from the header and predicted from pixels."""
 
-    keyword: str  # DICOM keyword, except FieldOfView, which is computed
+    keyword: str  # DICOM keyword, except FieldOfView and SequenceFamily, which are computed
     tag: tuple[int, int]  # the element; for FieldOfView the Pixel Spacing it is computed from
     title: str  # for people
     nature: Nature
@@ -64,7 +67,7 @@ class AcquisitionParameter:
     @property
     def element(self) -> str:
         """DICOM keyword of the element that states it: Pixel Spacing for Field of View, which no MR header holds."""
-        return "PixelSpacing" if self.keyword == "FieldOfView" else self.keyword
+        return _STATED_BY.get(self.keyword, self.keyword)
 
     def equivalent(self, label: str, classes: Sequence[str]) -> set[str]:
         """`label` and the classes that a physicist calls the same value: 1.494 T is 1.5 T, 2.8936 T is 3 T."""
@@ -125,7 +128,15 @@ PARAMETERS: tuple[AcquisitionParameter, ...] = (
     ),
 )
 
-BY_KEYWORD: dict[str, AcquisitionParameter] = {parameter.keyword: parameter for parameter in PARAMETERS}
+# Beyond the paper's. What is computed from several elements and no element could be given: a model may predict it, rules
+# may ask for it and the header is read for it, but it is not held against the header, and nothing is ever suggested.
+FURTHER_PARAMETERS: tuple[AcquisitionParameter, ...] = (
+    AcquisitionParameter("SequenceFamily", (0x0018, 0x0020), "Sequence Family", Nature.TEXT),
+)
+
+ALL_PARAMETERS = PARAMETERS + FURTHER_PARAMETERS
+
+BY_KEYWORD: dict[str, AcquisitionParameter] = {parameter.keyword: parameter for parameter in ALL_PARAMETERS}
 
 _SPACE = re.compile(r"\s+")
 _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -169,6 +180,20 @@ def canonical_contrast_agent(raw: str | None) -> str:
     return text.upper() if text else CONTRAST_NOT_NAMED
 
 
+def sequence_family(raw: str) -> str | None:
+    r"""What Scanning Sequence (0018,0020), values joined by a backslash, says of how the echo is made.
+
+    Echo planar reads many echoes, whatever makes them. None for RM (research mode, which GE writes over any sequence)
+    and for an inversion without its echo.
+    """
+    terms = {part.strip().upper() for part in raw.split("\\")}
+    if "EP" in terms:
+        return "echo planar"
+    if {"SE", "GR"} <= terms:
+        return "gradient and spin echo"
+    return "spin echo" if "SE" in terms else "gradient echo" if "GR" in terms else None
+
+
 def canonical(keyword: str, raw: str) -> str | float | None:
     """The canonical value of an element's text (values joined by a backslash); None when unusable.
 
@@ -181,6 +206,8 @@ def canonical(keyword: str, raw: str) -> str | float | None:
         return canonical_matrix(raw)
     if parameter.nature is Nature.NUMBER:
         return canonical_number(raw)
+    if keyword == "SequenceFamily":
+        return sequence_family(raw)
     if keyword == "ScanOptions":
         parts = [text for part in raw.split("\\") if (text := canonical_text(part))]
         return "\\".join(parts) or None

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from iap_node.dicom.header import read_header_dataset, read_series_header
-from iap_node.dicom.parameters import PARAMETERS
+from iap_node.dicom.parameters import BY_KEYWORD
 
 Make = Callable[..., Dataset]
 Encode = Callable[..., bytes]
@@ -36,6 +36,7 @@ def test_every_parameter_of_a_classic_image_in_canonical_form(make_mr: Make) -> 
         "FieldOfView": 4.0,
         "EchoTime": 2.5,
         "RepetitionTime": 5.25,
+        "SequenceFamily": None,
     }
     assert not any(value.problem for value in header.values)
     assert header.value("AcquisitionMatrix").raw == "0\\448\\381\\0"
@@ -55,7 +56,7 @@ def test_a_file_reads_as_its_data_set_in_every_encoding(make_mr: Make, write_mr:
 
 def test_an_empty_series_has_a_value_for_every_parameter() -> None:
     header = read_series_header([])
-    assert [value.keyword for value in header.values] == [parameter.keyword for parameter in PARAMETERS]
+    assert [value.keyword for value in header.values] == list(BY_KEYWORD)
     assert all(value.canonical is None and value.raw == "" for value in header.values)
 
 
@@ -204,3 +205,11 @@ def test_legacy_converted_image_keeps_classic_elements_unassigned(enhanced: Data
 
 def test_no_parameter_reads_the_patient(make_mr: Make, write_mr: Write) -> None:
     assert "PatientID" not in read_header_dataset(write_mr(make_mr(PatientID="SECRET")))
+
+
+def test_the_sequence_family_is_read_from_classic_and_enhanced_headers(make_mr: Make) -> None:
+    assert read_series_header([make_mr(ScanningSequence=["EP", "SE"])]).value("SequenceFamily").canonical == "echo planar"
+    enhanced = make_mr(EchoPulseSequence="GRADIENT", EchoPlanarPulseSequence="NO")
+    assert read_series_header([enhanced]).value("SequenceFamily").canonical == "gradient echo"
+    enhanced.EchoPlanarPulseSequence = "YES"
+    assert read_series_header([enhanced]).value("SequenceFamily").canonical == "echo planar"

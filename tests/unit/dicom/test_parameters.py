@@ -105,3 +105,14 @@ def test_values_are_shown_with_their_unit() -> None:
     assert BY_KEYWORD["EchoTime"].text_with_unit(None) == ""
     assert BY_KEYWORD["Manufacturer"].text_with_unit("UIH") == "UIH"
     assert all(parameter.unit for parameter in PARAMETERS if parameter.nature is Nature.NUMBER)
+
+
+@pytest.mark.parametrize(
+    ("raw", "family"),
+    [
+        ("EP\\SK", "echo planar"), ("se\\EP", "echo planar"), ("GR", "gradient echo"), ("GR\\IR", "gradient echo"),
+        ("SE", "spin echo"), ("SE\\GR", "gradient and spin echo"), ("RM", None), ("RM\\IR", None), ("", None),
+    ],
+)  # fmt: skip
+def test_scanning_sequence_names_a_family_or_none(raw: str, family: str | None) -> None:
+    assert canonical("SequenceFamily", raw) == family

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from iap_node.dicom.parameters import BY_KEYWORD
+from iap_node.dicom.parameters import PARAMETERS
 from iap_node.inference.preprocess import Preprocessing
 from training import dataset
 
@@ -41,7 +41,7 @@ def test_an_interrupted_data_set_goes_on_and_is_the_same_whatever_the_processes(
     training = dataset.load(whole, "training")
     assert training.inputs.shape == (2, 2, 2, 32, 32)
     assert training.inputs.dtype == np.uint8
-    assert set(training.labels[0]) == set(BY_KEYWORD)
+    assert set(training.labels[0]) == {parameter.keyword for parameter in PARAMETERS}
     assert dataset.describe(whole)["images"] == "simulated"
     assert dataset.preprocessing_of(whole) == SPEC
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from iap_node.dicom.parameters import BY_KEYWORD
+from iap_node.dicom.parameters import PARAMETERS
 from training.simulation.phantom import Phantom, sample_phantom
 from training.simulation.protocols import Protocol, sample_protocol
 from training.simulation.series import SimulatedSeries, acquire_series, simulate_series
@@ -45,7 +45,7 @@ def test_another_seed_makes_another_series() -> None:
 
 def test_labels_are_canonical_values_of_every_parameter() -> None:
     series = simulate_series(np.random.default_rng(4), 1)
-    assert list(series.labels) == list(BY_KEYWORD)
+    assert list(series.labels) == [parameter.keyword for parameter in PARAMETERS]
     assert all(type(value) in (str, float) and value != "" for value in series.labels.values())
 
 
