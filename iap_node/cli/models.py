@@ -79,7 +79,7 @@ def show(name: str = MODEL, config_path: Path = CONFIG, as_json: bool = JSON) ->
         ("registered", found.registered_at),
         ("trained from", found.parent_id),
         ("champion before it", found.predecessor_id),
-        ("parameters", ", ".join(str(one.get("keyword")) for one in found.manifest.get("parameters", []))),
+        ("parameters", ", ".join(found.parameters)),
     ]
     for title, value in facts:
         if value:

@@ -74,6 +74,11 @@ class RegisteredModel:
         """What the model learned from, in one sentence."""
         return str(self.manifest.get("training_data", ""))
 
+    @property
+    def parameters(self) -> list[str]:
+        """DICOM keywords of what it predicts."""
+        return [str(one.get("keyword", "")) for one in self.manifest.get("parameters", ())]
+
 
 @dataclass(frozen=True, slots=True)
 class ModelAtWork:

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from iap_node.database.accounts import AccountRefused
 from iap_node.database.dismissal_rules import UnknownRule
 from iap_node.database.finding_lists import UnknownFinding, UnknownScanner
+from iap_node.database.models import ModelLifeError, NoSuchModel
+from iap_node.database.retraining import NotRunning, RetrainingUnderWay
 from iap_node.database.series import UnknownSeries
 from iap_node.errors import PermanentError, RetriableError
 from iap_node.web.identity import SAFE_METHODS, ChangePasswordFirst, Forbidden, SignInFirst
@@ -86,11 +88,15 @@ def add_to(app: FastAPI) -> None:
     @app.exception_handler(UnknownFinding)
     @app.exception_handler(UnknownScanner)
     @app.exception_handler(UnknownRule)
+    @app.exception_handler(NoSuchModel)
     async def unknown(request: Request, error: PermanentError) -> Response:
         return problem(request, 404, str(error))
 
     @app.exception_handler(AccountRefused)
-    async def refused(request: Request, error: AccountRefused) -> Response:
+    @app.exception_handler(ModelLifeError)
+    @app.exception_handler(RetrainingUnderWay)
+    @app.exception_handler(NotRunning)
+    async def refused(request: Request, error: PermanentError) -> Response:
         return problem(request, 409, str(error))
 
     @app.exception_handler(PermanentError)

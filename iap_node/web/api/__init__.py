@@ -3,6 +3,14 @@
 Answers are records as JSON; lists come in pages with a cursor; errors are `application/problem+json`.
 """
 
-from iap_node.web.api import corrections, findings, queue, results, series, status
+from iap_node.web.api import corrections, findings, models, queue, results, series, status
 
-API_ROUTERS = (status.router, series.router, results.router, corrections.router, findings.router, queue.router)
+API_ROUTERS = (
+    status.router,
+    series.router,
+    results.router,
+    corrections.router,
+    findings.router,
+    queue.router,
+    models.router,
+)
