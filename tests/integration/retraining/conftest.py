@@ -7,7 +7,8 @@ them is known in advance, and a model of 32 pixels learns them in a second.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,11 +35,12 @@ from iap_node.listener.patients import patient_hash
 from iap_node.listener.reception import Request
 from iap_node.records import InstanceHeader, JobKind, RouteDecision, SeriesHeader, SeriesPrediction
 from iap_node.spool import Spool
-from training import dataset, reference
+from training import dataset, recipes, reference
 from training.fit import fit
 from training.manifest import split_of
 from training.prepare import PrepareOptions, prepare
 from training.recipes import REFERENCE, heads_for
+from training.retraining import run
 from training.sources.archive import ArchiveSource
 
 KEY = b"k" * 32
@@ -46,15 +48,16 @@ SIZE = 48
 MAKERS = ("GE MEDICAL SYSTEMS", "SIEMENS")
 MATTERS = ["Manufacturer", "MagneticFieldStrength"]
 RETRAINING: dict[str, Any] = {
-    "epochs": 12,
+    "epochs": 10,
     "minutes": None,
     "niceness": 0,
     "shadow_series": 0,
-    "gates": {"parameters": MATTERS, "min_patients": 10, "max_abstained": 0.5, "max_ece": 0.2, "coverage": [0.8, 1.0]},
+    "gates": {"parameters": MATTERS, "min_patients": 8, "max_abstained": 0.5, "max_ece": 0.2, "coverage": [0.8, 1.0]},
 }
+OPTIONS = PrepareOptions(training_slices=2, held_out_slices=2, processes=1)  # of one instance each: more only cost
 TINY = replace(
     REFERENCE, preprocessing=replace(REFERENCE.preprocessing, size=32), width=0.125, bfloat16=False, parts=1,
-    position_jitter=1, continuous=("EchoTime",),
+    position_jitter=1, continuous=("EchoTime",), batch_size=64,
 )  # fmt: skip
 
 
@@ -185,44 +188,58 @@ class ArchivedNode:
 
 @dataclass(frozen=True)
 class Template:
-    """What every test copies: the archive with its prepared data set, and two models of it."""
+    """What every test gets anew, always at the same place: a data set names the files that it was made of."""
 
-    archive: Path
+    pristine: Path
+    node: Path
     good: Path
     poor: Path
 
 
+class _SameProcess(ThreadPoolExecutor):
+    """Reads series in a thread of ours: a process would take seconds to start."""
+
+    def __init__(self, max_workers: int, **_: Any) -> None:
+        super().__init__(1)
+
+
 @pytest.fixture(scope="package")
-def template(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Template:
+def template(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Template]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("archive")
     archive = folder / "node"
     archive.mkdir()
     shutil.copyfile(migrated_sqlite, archive / "node.sqlite")
     node = ArchivedNode(archive, Database(f"sqlite:///{archive / 'node.sqlite'}"))
-    node.configure()
-    node.file([Series(number, number % 2, number % 4 > 1) for number in range(200)])
-    data = node.config.retraining_dir / "data"
-    prepare(ArchiveSource(node.database, Spool(node.config.spool_dir)), data, TINY.preprocessing,
-            PrepareOptions(processes=1))  # fmt: skip
-    training = dataset.load(data, "training")
-    heads = heads_for(TINY, training.labels)
-    packages = []
-    for name, epochs in (("good", 30), ("poor", 1)):
-        fitted = fit(TINY, heads, training, folder / f"fit-{name}", epochs=epochs)
-        naming = reference.Naming(name, "1")
-        packages.append(reference.package_from(folder / name, naming, TINY, heads, fitted, data, seed=0).folder)
-    node.database.dispose()
-    return Template(archive, *packages)
+    with pytest.MonkeyPatch.context() as patched:
+        # few slices, and arithmetic that is fastest for so small a network
+        patched.setattr(run, "PrepareOptions", lambda **_: OPTIONS)
+        patched.setattr(recipes, "REFERENCE", replace(REFERENCE, bfloat16=False, batch_size=64))
+        patched.setattr("training.prepare.ProcessPoolExecutor", _SameProcess)
+        node.configure()
+        node.file([Series(number, number % 2, number % 4 > 1) for number in range(160)])
+        data = node.config.retraining_dir / "data"
+        prepare(ArchiveSource(node.database, Spool(node.config.spool_dir)), data, TINY.preprocessing, OPTIONS)
+        training = dataset.load(data, "training")
+        heads = heads_for(TINY, training.labels)
+        packages = []
+        for name, epochs in (("good", 20), ("poor", 1)):
+            fitted = fit(TINY, heads, training, folder / f"fit-{name}", epochs=epochs)
+            naming = reference.Naming(name, "1")
+            packages.append(reference.package_from(folder / name, naming, TINY, heads, fitted, data, seed=0).folder)
+        node.database.dispose()
+        archive.rename(folder / "pristine")
+        yield Template(folder / "pristine", archive, *packages)
 
 
 @pytest.fixture
-def make_node(template: Template, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., ArchivedNode]:
+def make_node(template: Template, request: pytest.FixtureRequest) -> Callable[..., ArchivedNode]:
     """Factory: `make_node("poor", epochs=3)`: a copy of the node whose champion is that model."""
 
     def make(champion: str = "poor", **changes: Any) -> ArchivedNode:
-        folder = tmp_path / "node"
-        shutil.copytree(template.archive, folder)
+        folder = template.node
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(template.pristine, folder)
         node = ArchivedNode(folder, Database(f"sqlite:///{folder / 'node.sqlite'}"))
         request.addfinalizer(node.database.dispose)
         node.configure(**changes)
