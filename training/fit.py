@@ -2,7 +2,9 @@
 from.
 
 Order of the batches and jitter depend on (seed, epoch) and (seed, step) only, so that a resumed run ends with
-the weights of an uninterrupted one. Called by the command line and by `training.reference`.
+the weights of an uninterrupted one. Under `torchrun` every process fits its part of each batch: n processes of one part
+end with the weights of one process of n parts, to the rounding of a sum. Called by the command line and by
+`training.reference`.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from iap_node.inference.heads import Head, n_outputs, output_slices
+from iap_node.inference.heads import Head, n_outputs
 from iap_node.inference.network import ResNet18
 from iap_node.inference.predictor import channels_last
 from iap_node.inference.preprocess import Preprocessing
 from iap_node.records import ParameterKind
+from training import processes
 from training.dataset import SeriesSet
+from training.losses import HeadLosses, class_weights, neighbours_of, weight_bias
 from training.recipes import Recipe, encode_targets
 
 CHECKPOINT = "checkpoint.pt"
@@ -45,6 +48,7 @@ class Progress:
     share: float  # of the run, 0..1
     loss: float
     elapsed_s: float
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +62,6 @@ class FittedNetwork:
     device: str
 
 
-class HeadLosses(nn.Module):
-    """Losses of all heads in one number: weighed by learned log-variances, or summed."""
-
-    def __init__(self, heads: Sequence[Head], weighed: bool) -> None:
-        super().__init__()
-        self._heads = tuple(zip(heads, output_slices(heads), strict=True))
-        self._weighed = weighed
-        self.log_variances = nn.Parameter(torch.zeros(len(self._heads)), requires_grad=weighed)
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of (n, n_outputs) against (n, n_heads); a target that is NaN counts for nothing."""
-        total = outputs.new_zeros(())
-        for column, (head, where) in enumerate(self._heads):
-            target = targets[:, column]
-            known = ~torch.isnan(target)
-            if not bool(known.any()):
-                continue
-            mine = outputs[known, where]
-            if head.kind is ParameterKind.CATEGORICAL:
-                loss = functional.cross_entropy(mine, target[known].long())
-            else:
-                loss = functional.mse_loss(mine[:, 0], target[known])
-            if self._weighed:
-                log_variance = self.log_variances[column]
-                loss = loss * torch.exp(-log_variance) + log_variance / 2
-            total = total + loss
-        return total
-
-
 def fit(
     recipe: Recipe,
     heads: Sequence[Head],
@@ -95,6 +70,7 @@ def fit(
     *,
     seed: int = 0,
     epochs: int | None = None,
+    images_seen: int | None = None,
     minutes: float | None = None,
     device: str = "cpu",
     start: Mapping[str, NDArray[Any]] | None = None,
@@ -109,6 +85,8 @@ def fit(
         Holds the checkpoint; a run that was killed goes on from it.
     epochs
         Instead of the recipe's.
+    images_seen
+        Instead of epochs: how many images the network is shown, to the nearest batch.
     minutes
         Ends the run, schedule included, after this time if the epochs have not ended it before. The result
         then depends on the machine; without it, on a CPU, on the seed alone.
@@ -118,13 +96,16 @@ def fit(
     Raises
     ------
     ValueError
-        The checkpoint in `folder` belongs to another run.
+        The checkpoint in `folder` belongs to another run, or there are more processes than images in a batch.
     """
+    group = processes.current()
     torch.manual_seed(seed)
     inputs = training.inputs.reshape(-1, *training.inputs.shape[2:])
     n_slices = training.inputs.shape[1]
-    targets = torch.from_numpy(encode_targets(heads, training.labels)).repeat_interleave(n_slices, dim=0)
-    run = _Run(recipe, heads, seed, len(inputs), epochs or recipe.epochs, minutes, torch.device(device))
+    encoded = encode_targets(heads, training.labels)
+    targets = torch.from_numpy(encoded).repeat_interleave(n_slices, dim=0)
+    length = _Length(len(inputs), epochs or recipe.epochs, images_seen, minutes)
+    run = _Run(recipe, heads, seed, length, encoded, torch.device(device), group)
     if start is not None:
         run.begin_with(start)
     checkpoint = folder / CHECKPOINT
@@ -137,12 +118,28 @@ def fit(
         loss = run.advance(images, targets[chosen])
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {run.step}; lower the recipe's learning rate")
-        if run.step % checkpoint_steps == 0 or run.finished:
+        if group.is_first and (run.step % checkpoint_steps == 0 or run.finished):
             partial = checkpoint.with_suffix(".partial")
             torch.save(run.state(), partial)
             partial.replace(checkpoint)
         report(run.progress(loss))
+    group.wait()
     return FittedNetwork(run.final_weights(), run.step, run.step / run.steps_per_epoch, run.elapsed_s, device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Length:
+    """How many images there are, and how long they are shown."""
+
+    n_images: int
+    epochs: int
+    images_seen: int | None
+    minutes: float | None
+
+    def n_steps(self, batch_size: int, steps_per_epoch: int) -> int:
+        if self.images_seen is None:
+            return self.epochs * steps_per_epoch
+        return max(1, round(self.images_seen / batch_size))
 
 
 class _Run:
@@ -153,30 +150,46 @@ class _Run:
         recipe: Recipe,
         heads: Sequence[Head],
         seed: int,
-        n_images: int,
-        epochs: int,
-        minutes: float | None,
+        length: _Length,
+        targets: NDArray[np.float32],
         device: torch.device,
+        group: processes.Group,
     ) -> None:
-        self._recipe, self._seed, self._n_images, self._device = recipe, seed, n_images, device
-        self._batch_size = min(recipe.batch_size, n_images)
-        self.steps_per_epoch = max(1, n_images // self._batch_size)
-        self._n_steps = epochs * self.steps_per_epoch
-        self._budget_s = math.inf if minutes is None else minutes * 60
-        self._identity = f"{recipe} {tuple(heads)} seed={seed} images={n_images} epochs={epochs} minutes={minutes}"
+        self._recipe, self._seed, self._device, self._group = recipe, seed, device, group
+        self._n_images = length.n_images
+        self._batch_size = min(recipe.batch_size, length.n_images)
+        self.steps_per_epoch = max(1, length.n_images // self._batch_size)
+        self._n_steps = length.n_steps(self._batch_size, self.steps_per_epoch)
+        self._budget_s = math.inf if length.minutes is None else length.minutes * 60
+        self._identity = f"{recipe} {tuple(heads)} seed={seed} {length}"
+        known = [head for head in heads if head.kind is ParameterKind.CATEGORICAL]
+        columns = {head.keyword: targets[:, column] for column, head in enumerate(heads)}
+        neighbours = {
+            head.keyword: neighbours_of(head, dict(recipe.ordinal)[head.keyword])
+            for head in known
+            if head.keyword in dict(recipe.ordinal)
+        }
+        weights = {
+            head.keyword: class_weights(head, columns[head.keyword], recipe.rare_classes)
+            for head in known
+            if recipe.rare_classes > 0
+        }
+        self._weight_bias = torch.from_numpy(weight_bias(heads, weights))
         self._network = ResNet18(len(recipe.preprocessing.channels), n_outputs(heads), recipe.width).to(device)
         channels_last(self._network)
-        self._losses = HeadLosses(heads, recipe.loss == "uncertainty").to(device)
+        self._losses = HeadLosses(heads, recipe.loss == "uncertainty", neighbours, weights).to(device)
         self._optimiser = _optimiser(recipe, self._network, self._losses)
         self._average = {name: value.detach().clone() for name, value in self._network.state_dict().items()}
         # Threads of our own: torch's wait for each other in busy loops, and crawl on a machine that others use.
-        n_parts = recipe.parts if device.type == "cpu" else 1
+        n_parts = recipe.parts if device.type == "cpu" and group.size == 1 else 1
+        if group.size * n_parts > self._batch_size:
+            raise ValueError(f"{group.size} processes for batches of {self._batch_size} images; start fewer")
         self._replicas = [(self._network, self._losses)]
         self._replicas += [_sharing(self._network, self._losses) for _ in range(1, n_parts)]
         self._pool = ThreadPoolExecutor(n_parts) if n_parts > 1 else None
         self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
         self.step = 0
-        self._before_s, self._started = 0.0, time.monotonic()
+        self._before_s, self._started, self._agreed_s = 0.0, time.monotonic(), 0.0
 
     def begin_with(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Begin with these weights; a checkpoint of a run that began otherwise is another run's."""
@@ -185,12 +198,18 @@ class _Run:
             digest.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
         self._identity += f" start={digest.hexdigest()}"
         self._network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        with torch.no_grad():  # as `final_weights` took it out
+            self._network.fc.bias.add_(self._weight_bias.to(self._device))
         for name, value in self._network.state_dict().items():
             self._average[name].copy_(value)
 
     @property
     def elapsed_s(self) -> float:
-        """Time spent fitting, earlier starts included."""
+        """Time spent fitting, earlier starts included; what the first of several processes says."""
+        return self._agreed_s if self._group.size > 1 else self._own_elapsed_s
+
+    @property
+    def _own_elapsed_s(self) -> float:
         return self._before_s + time.monotonic() - self._started
 
     @property
@@ -217,18 +236,19 @@ class _Run:
             group["lr"] = rate
         varied = varied_images(images, self._recipe, [self._seed, self.step])
         batch = _standardised(varied, self._recipe.preprocessing).to(self._device)
-        parts = list(
-            zip(self._replicas, batch.chunk(len(self._replicas)), targets.chunk(len(self._replicas)), strict=False)
-        )
+        n_parts = len(self._replicas) * self._group.size
+        mine = slice(self._group.rank * len(self._replicas), (self._group.rank + 1) * len(self._replicas))
+        parts = list(zip(self._replicas, batch.chunk(n_parts)[mine], targets.chunk(n_parts)[mine], strict=False))
         if self._pool is None:
             losses = [self._backward(*part) for part in parts]
         else:
             losses = list(self._pool.map(lambda part: self._backward(*part), parts))
-        self._gather_gradients(len(parts))
+        loss = self._gather_gradients(len(parts), sum(losses) / max(1, len(losses)))
         self._optimiser.step()
         self.step += 1
         self._update_average()
-        return sum(losses) / len(losses)
+        self._agreed_s = self._group.of_first(self._own_elapsed_s, self._device)
+        return loss
 
     def _backward(self, replica: tuple[ResNet18, HeadLosses], images: Tensor, targets: Tensor) -> float:
         """Gradients of one part of the batch, on the calling thread."""
@@ -244,14 +264,21 @@ class _Run:
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _gather_gradients(self, n_parts: int) -> None:
-        """Mean gradient of the parts, summed in a fixed order, on the first replica."""
-        if n_parts == 1:
-            return
-        for shared in zip(*(_parameters_of(replica) for replica in self._replicas[:n_parts]), strict=True):
-            gradients = [parameter.grad for parameter in shared if parameter.grad is not None]
-            if gradients:
-                shared[0].grad = torch.stack(gradients).sum(dim=0) / n_parts
+    def _gather_gradients(self, n_parts: int, loss: float) -> float:
+        """Mean gradient of the parts, summed in a fixed order, on the first replica; the mean loss."""
+        if n_parts > 1:
+            for shared in zip(*(_parameters_of(replica) for replica in self._replicas[:n_parts]), strict=True):
+                gradients = [parameter.grad for parameter in shared if parameter.grad is not None]
+                if gradients:
+                    shared[0].grad = torch.stack(gradients).sum(dim=0) / n_parts
+        if self._group.size == 1:
+            return loss
+        parameters = [one for one in _parameters_of(self._replicas[0]) if one.requires_grad]
+        total = self._group.sum_gradients(parameters, loss)
+        for one in parameters:
+            assert one.grad is not None
+            one.grad /= self._group.size
+        return total / self._group.size
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -266,14 +293,15 @@ class _Run:
     def progress(self, loss: float) -> Progress:
         """Where the run is."""
         epoch = self.step / self.steps_per_epoch
-        return Progress(self.step, self._n_steps, epoch, self.share, loss, self.elapsed_s)
+        rate = float(self._optimiser.param_groups[0]["lr"])
+        return Progress(self.step, self._n_steps, epoch, self.share, loss, self.elapsed_s, rate)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors and plain values."""
         return {
             "identity": self._identity,
             "step": self.step,
-            "elapsed_s": self.elapsed_s,
+            "elapsed_s": self._own_elapsed_s,
             "network": self._network.state_dict(),
             "losses": self._losses.state_dict(),
             "optimiser": self._optimiser.state_dict(),
@@ -289,10 +317,13 @@ class _Run:
         self._optimiser.load_state_dict(state["optimiser"])
         self._average = {name: value.clone() for name, value in state["average"].items()}
         self.step, self._before_s = int(state["step"]), float(state["elapsed_s"])
+        self._agreed_s = self._before_s
 
     def final_weights(self) -> dict[str, NDArray[Any]]:
-        """The averaged weights as arrays, parameter names of torchvision."""
-        return {name: value.cpu().contiguous().numpy() for name, value in self._average.items()}
+        """The averaged weights as arrays, parameter names of torchvision; what class weights did to the last layer's
+        bias is taken out."""
+        weights = {name: value.cpu().contiguous().numpy() for name, value in self._average.items()}
+        return weights | {"fc.bias": weights["fc.bias"] - self._weight_bias.numpy()}
 
 
 def _sharing(network: ResNet18, losses: HeadLosses) -> tuple[ResNet18, HeadLosses]:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from iap_node.dicom.parameters import BY_KEYWORD, PARAMETERS, Nature
+from iap_node.dicom.parameters import ALL_PARAMETERS, BY_KEYWORD, Nature
 from iap_node.inference.heads import Head
 from iap_node.inference.preprocess import PAPER, Preprocessing
 from iap_node.records import ParameterKind
@@ -56,6 +56,11 @@ class Recipe:
         those of a part.
     bfloat16
         Forward and backward in bfloat16 where the device is fast at it (CPU, CUDA).
+    ordinal
+        Class parameters that are numbers, each with the width, in its unit, over which neighbouring classes share the
+        target; see `training.losses`.
+    rare_classes
+        Power of the inverse frequency by which rare classes weigh more; 0: all series alike.
     """
 
     name: str
@@ -77,6 +82,8 @@ class Recipe:
     spectrum_noise: float = 0.0
     parts: int = 1
     bfloat16: bool = False
+    ordinal: tuple[tuple[str, float], ...] = ()
+    rare_classes: float = 0.0
 
 
 REFERENCE = Recipe(
@@ -101,6 +108,9 @@ REFERENCE = Recipe(
     spectrum_noise=2.5,
     parts=2,
     bfloat16=True,
+    # Half of what neighbouring values usually differ by in the Duke vocabulary: a neighbour gets an eighth.
+    ordinal=(("MagneticFieldStrength", 0.003), ("SliceThickness", 0.025), ("FlipAngle", 0.5), ("FieldOfView", 5.0)),
+    rare_classes=0.25,
 )
 
 
@@ -134,7 +144,7 @@ def heads_for(recipe: Recipe, labels: Sequence[Labels]) -> tuple[Head, ...]:
     A parameter with fewer than two classes in the labels gets no head: there is nothing to learn.
     """
     heads = []
-    for parameter in PARAMETERS:
+    for parameter in ALL_PARAMETERS:
         keyword = parameter.keyword
         values = [value for label in labels if (value := label.get(keyword)) is not None]
         if keyword in recipe.continuous:
@@ -180,3 +190,28 @@ def encode_targets(heads: Sequence[Head], labels: Sequence[Labels]) -> NDArray[n
             elif head.transform != "log" or float(value) > 0:
                 targets[row, column] = head.encode(float(value))
     return targets
+
+
+SMALL = Recipe(
+    name="small",
+    # Real slices of any body part and matrix: the spectrum out to 128 cycles per field of view holds what most have.
+    preprocessing=Preprocessing(
+        size=64, channels=("image", "spectrum"), rounded=True, offset=(55.0, 105.0), scale=(45.0, 30.0),
+        spectrum_extent=128,
+    ),
+    width=0.25,
+    continuous=("EchoTime", "RepetitionTime"),
+    target="log",
+    loss="uncertainty",
+    optimiser="AdamW",
+    learning_rate=3e-3,
+    weight_decay=0.05,
+    schedule="cycle",
+    batch_size=32,
+    epochs=12,
+    average_decay=0.98,
+    intensity_jitter=0.15,
+    position_jitter=2,
+    spectrum_noise=2.5,
+)  # fmt: skip
+"""For some dozens of series, and seconds of a CPU: proof that the pipeline learns, not a model to rely on."""

@@ -10,7 +10,7 @@ import typer
 
 import iap_node
 from iap_node.inference.package import ModelPackage, load_package, package_folder
-from training import dataset, fit, recipes, reference
+from training import dataset, fit, processes, recipes, reference
 from training.cli.options import (
     SEED,
     DataFolder,
@@ -24,6 +24,7 @@ from training.cli.options import (
     recipe_named,
 )
 from training.cli.progress import fitting_bar
+from training.tensorboard import logged
 
 commands = typer.Typer()
 
@@ -39,11 +40,29 @@ def fit_command(
     seed: SeedOption = SEED,
     name: Annotated[str, typer.Option(help="Name of the package.")] = "trained",
     version: Annotated[str, typer.Option(help="Version of the package.")] = iap_node.__version__,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's event files; needs the extra 'tensorboard'.")
+    ] = None,
 ) -> None:
-    """Train a recipe on a data set, calibrate it and write a model package; resumes a run that was killed."""
+    """Train a recipe on a data set, calibrate it and write a model package; resumes a run that was killed.
+
+    Several GPUs, or several processes on a CPU: torchrun --nproc-per-node N -m training fit ...
+    """
     naming = reference.Naming(name, version)
-    package = fit_to_package(data, out, out / "package", naming, recipe_named(recipe, layout), epochs, minutes, seed)
-    typer.echo(f"{package.folder}: {package.model_id}, {package.training_data}")
+    with processes.joined() as group:
+        package = fit_to_package(
+            data,
+            out,
+            out / "package",
+            naming,
+            recipe_named(recipe, layout),
+            epochs,
+            minutes,
+            seed,
+            tensorboard=tensorboard,
+        )
+        if group.is_first:
+            typer.echo(f"{package.folder}: {package.model_id}, {package.training_data}")
 
 
 def fit_to_package(
@@ -55,8 +74,13 @@ def fit_to_package(
     epochs: int | None,
     minutes: float | None,
     seed: int,
+    *,
+    images_seen: int | None = None,
+    tensorboard: Path | None = None,
 ) -> ModelPackage:
     """Fit a recipe on a data set, with progress, and write its package to `out`.
+
+    Of several processes the first reports, calibrates and writes; the others wait for it.
 
     Raises
     ------
@@ -68,7 +92,8 @@ def fit_to_package(
         raise dataset.DataSetError(f"{data} was not prepared for recipe {recipe.name}; run iap-train simulate --recipe")
     heads = recipes.heads_for(recipe, training.labels)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with fitting_bar() as show:
+    group = processes.current()
+    with fitting_bar() as bar, logged(tensorboard if group.is_first else None, bar) as show:
         fitted = fit.fit(
             recipe,
             heads,
@@ -76,11 +101,15 @@ def fit_to_package(
             run,
             seed=seed,
             epochs=epochs,
+            images_seen=images_seen,
             minutes=minutes,
             device=device,
-            report=show,
+            report=show if group.is_first else lambda state: None,
         )
-    return reference.package_from(out, naming, recipe, heads, fitted, data, seed)
+    if group.is_first:
+        reference.package_from(out, naming, recipe, heads, fitted, data, seed)
+    group.wait()
+    return load_package(out)
 
 
 @commands.command()
