@@ -1,14 +1,15 @@
-"""What a model package is worth on series that it never saw: slices, series, conformal sets, header audit,
+"""What a model package is worth on series that it never saw: slices, series, calibration, conformal sets, header audit,
 novelty.
 
-The numbers are about simulated images, and every output says so. Answers come from the very functions that
-the node calls. Called by the command line and by `training.reference`.
+Every figure has a bootstrap interval over patients. Where the images come from stands in the data set, and every output
+says it. Answers come from the very functions that the node calls. Called by the command line, by `training.reference`
+and by `training.compare`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,87 +18,51 @@ from numpy.typing import NDArray
 from iap_node.dicom.parameters import BY_KEYWORD
 from iap_node.inference.heads import Head, output_slices
 from iap_node.inference.package import ModelPackage
-from iap_node.inference.predictor import build_network, judge, parameter_predictions
+from iap_node.inference.predictor import Predictor, build_network, judge, parameter_predictions
 from iap_node.records import ParameterKind, ParameterPrediction
 from training.calibrate import SplitOutputs, outputs_of
-from training.dataset import SeriesSet
+from training.dataset import SIMULATED, SeriesSet
+from training.figures import AuditFigures, Evaluation, HeadFigures, NoveltyFigures, ReliabilityBin
+from training.intervals import (
+    ECE_BINS,
+    Array,
+    Bootstrap,
+    area_interval,
+    area_under_curve,
+    calibration_error,
+    confidence_bins,
+)
 from training.recipes import class_label
-from training.swaps import SwapFigures, swapped_headers
+from training.swaps import swapped_headers
+from training.unlike import Kind
 
 ALPHAS = (0.01, 0.05)
-SIMULATED = "simulated images"
+
+NEAR = {"FieldOfView": 10.0}
+"""Distances, in the parameter's unit, within which the share of series is told too."""
+
+_NOWHERE = 99  # rank of a class that the vocabulary does not have
+
+Predictions = Sequence[tuple[ParameterPrediction, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class AuditFigures:
-    """Header against conformal set at one alpha.
+class _Judged:
+    """What is needed of a split to make figures of its heads."""
 
-    Attributes
-    ----------
-    coverage
-        Share of series whose true value is in the set or interval, exact class.
-    set_size
-        Mean number of classes in the set; for numbers the mean width of the interval, in the parameter's
-        unit.
-    false_contradictions
-        Share of true headers that the set would contradict, numbers compared within tolerance.
-    power
-        Share of wrong headers (the value of another series, different beyond tolerance) that it contradicts.
-    """
-
-    alpha: float
-    coverage: float
-    set_size: float
-    false_contradictions: float
-    power: float
-
-
-@dataclass(frozen=True, slots=True)
-class HeadFigures:
-    """One parameter; None where it does not apply. `mae` in its unit; `majority`: share of the commonest."""
-
-    keyword: str
-    n_classes: int
-    majority: float | None
-    slice_top1: float | None
-    slice_top2: float | None
-    series_top1: float | None
-    series_top2: float | None
-    series_top1_within_tolerance: float | None
-    slice_mae: float | None
-    slice_r2: float | None
-    series_mae: float | None
-    series_r2: float | None
-    audit: tuple[AuditFigures, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """All figures of one model on one test split."""
-
-    model_id: str
-    images: str
-    n_series: int
-    n_slices_per_series: int
-    heads: tuple[HeadFigures, ...]
-    false_novel: dict[str, float]  # by number of slices: share of unseen training-like series that are called novel
-    novel: dict[str, tuple[int, int]] = field(default_factory=dict)  # what is unlike training: (called novel, of)
-    swaps: tuple[SwapFigures, ...] = ()  # none where the package judges single values only
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    def head(self, keyword: str) -> HeadFigures:
-        """Figures of one parameter."""
-        return next(head for head in self.heads if head.keyword == keyword)
+    split: SplitOutputs
+    per_alpha: Mapping[float, Predictions]
+    bootstrap: Bootstrap
 
 
 def evaluate(
     package: ModelPackage,
     test: SeriesSet,
-    unlike: Mapping[str, Iterable[Sequence[NDArray[np.generic]]]] | None = None,
+    unlike: Sequence[Kind] = (),
     seed: int = 0,
+    *,
+    images: str = SIMULATED,
+    patients: Sequence[Any] | None = None,
 ) -> Evaluation:
     """Evaluate a package.
 
@@ -106,81 +71,176 @@ def evaluate(
     test
         Series of patients that neither training nor calibration saw.
     unlike
-        Series that must be called novel, by name; slices of (rows, columns) as they come from DICOM.
+        Series to look at for novelty; slices of (rows, columns) as they come from DICOM.
+    images
+        Where the images of `test` come from.
+    patients
+        Who each series is of; None: each is another patient.
     """
     manifest = package.manifest
-    network = build_network(package)
-    split = outputs_of(network, manifest.preprocessing, test.inputs, test.labels)
+    split = outputs_of(build_network(package), manifest.preprocessing, test.inputs, test.labels)
+    who = list(range(len(test.labels))) if patients is None else list(patients)
+    bootstrap = Bootstrap(who, np.random.default_rng([seed, len(who)]))
+    alphas = ALPHAS if package.calibrated else ALPHAS[:1]
     per_alpha = {
-        alpha: [parameter_predictions(manifest, outputs, alpha) for outputs in split.outputs] for alpha in ALPHAS
+        alpha: [parameter_predictions(manifest, outputs, alpha) for outputs in split.outputs] for alpha in alphas
     }
+    judged = _Judged(split, per_alpha, bootstrap)
     heads = tuple(
-        _head_figures(head, where, k, split, per_alpha, np.random.default_rng([seed, k]))
+        _head_figures(head, where, k, judged, package.calibrated, np.random.default_rng([seed, k]))
         for k, (head, where) in enumerate(zip(manifest.parameters, output_slices(manifest.parameters), strict=True))
     )
     n_slices = test.inputs.shape[1]
-    counts = [count for count in (1, 2, 4, 8) if count <= n_slices]
-    false_novel = {str(count): _false_novel(package, test, split, count, seed) for count in counts}
+    counts = [count for count in (1, 2, 4, 8) if count <= n_slices] if package.calibrated else []
+    scores = {count: _novelty_scores(package, test, split, count, seed) for count in counts}
     return Evaluation(
         model_id=package.model_id,
-        images=SIMULATED,
+        trained_on=package.training_data,
+        images=images,
         n_series=len(test.labels),
+        n_patients=len(set(who)),
         n_slices_per_series=n_slices,
         heads=heads,
-        false_novel=false_novel,
-        novel=_novel(package, unlike or {}),
-        swaps=swapped_headers(package, split, seed),
+        false_novel={str(count): float((scores[count] > 1).mean()) for count in counts},
+        novelty=_novelty(package, scores[counts[-1]], unlike, seed) if counts else (),
+        swaps=swapped_headers(package, split, seed, bootstrap),
     )
 
 
+# ---------------------------------------------------------------- one parameter
+
+
 def _head_figures(
-    head: Head,
-    where: slice,
-    k: int,
-    split: SplitOutputs,
-    per_alpha: Mapping[float, Sequence[tuple[ParameterPrediction, ...]]],
-    rng: np.random.Generator,
+    head: Head, where: slice, k: int, judged: _Judged, calibrated: bool, rng: np.random.Generator
 ) -> HeadFigures:
-    truth = [label.get(head.keyword) for label in split.labels]
+    truth = [label.get(head.keyword) for label in judged.split.labels]
     known = [row for row, value in enumerate(truth) if value is not None]
     values = {row: value for row, value in enumerate(truth) if value is not None}
-    audit = tuple(_audit(head, known, values, [p[k] for p in per_alpha[alpha]], alpha, rng) for alpha in ALPHAS)
-    answers = [prediction[k] for prediction in per_alpha[ALPHAS[0]]]
-    n_slices = split.outputs.shape[1]
-    if head.kind is ParameterKind.CONTINUOUS:
-        wanted = np.array([float(values[row]) for row in known])
-        series = np.array([_number(answers[row].value) for row in known])
-        slices = np.array([[head.decode(float(t)) for t in split.outputs[row, :, where.start]] for row in known])
-        return HeadFigures(
-            head.keyword, 0, None, None, None, None, None, None,
-            slice_mae=float(np.abs(slices - wanted[:, None]).mean()),
-            slice_r2=_r2(slices.ravel(), np.repeat(wanted, n_slices)),
-            series_mae=float(np.abs(series - wanted).mean()),
-            series_r2=_r2(series, wanted),
-            audit=audit,
-        )  # fmt: skip
-    labels = {row: class_label(head.keyword, value) for row, value in values.items()}
-    order = np.argsort(-split.outputs[:, :, where], axis=-1)
-    top = [[_rank(head, order[row, s], labels[row]) for s in range(n_slices)] for row in known]
-    ranks = np.array([[name for name, _ in answers[row].probabilities].index(labels[row])
-                      if labels[row] in head.classes else 99 for row in known])  # fmt: skip
-    near = [_same(head.keyword, values[row], answers[row].probabilities[0][0]) for row in known]
+    answers = [prediction[k] for prediction in judged.per_alpha[ALPHAS[0]]]
+    audit = tuple(
+        _audit(head, known, values, [one[k] for one in predictions], alpha, rng, judged.bootstrap)
+        for alpha, predictions in judged.per_alpha.items()
+        if calibrated and known
+    )
+    make = _number_figures if head.kind is ParameterKind.CONTINUOUS else _class_figures
+    return make(head, where, values, answers, judged, audit)
+
+
+def _number_figures(
+    head: Head,
+    where: slice,
+    values: Mapping[int, str | float],
+    answers: Sequence[ParameterPrediction],
+    judged: _Judged,
+    audit: tuple[AuditFigures, ...],
+) -> HeadFigures:
+    outputs = judged.split.outputs[:, :, where.start]
+    n = len(outputs)
+    wanted, slice_error, slice_squared, error = (np.full(n, np.nan) for _ in range(4))
+    for row, value in values.items():
+        wanted[row] = float(value)
+        decoded = np.array([head.decode(float(target)) for target in outputs[row]])
+        slice_error[row] = np.abs(decoded - wanted[row]).mean()
+        slice_squared[row] = ((decoded - wanted[row]) ** 2).mean()
+        error[row] = abs(_number(answers[row].value) - wanted[row])
+    bootstrap = judged.bootstrap
     return HeadFigures(
-        head.keyword,
-        len(head.classes),
-        majority=max(map(list(labels.values()).count, head.classes)) / len(known),
-        slice_top1=float((np.array(top) < 1).mean()),
-        slice_top2=float((np.array(top) < 2).mean()),
-        series_top1=float((ranks < 1).mean()),
-        series_top2=float((ranks < 2).mean()),
-        series_top1_within_tolerance=float(np.mean(near)),
-        slice_mae=None, slice_r2=None, series_mae=None, series_r2=None,
+        head.keyword, 0, None, None, None, None, None, None,
+        slice_mae=_mean(slice_error),
+        slice_r2=_r2(slice_squared, wanted),
+        series_mae=_mean(error),
+        series_r2=_r2(error**2, wanted),
         audit=audit,
+        n_series=len(values),
+        by_association=head.by_association,
+        intervals={
+            "slice_mae": bootstrap.mean(slice_error),
+            "slice_r2": bootstrap.r2(slice_squared, wanted),
+            "series_mae": bootstrap.mean(error),
+            "series_r2": bootstrap.r2(error**2, wanted),
+        },
     )  # fmt: skip
 
 
-def _rank(head: Head, order: NDArray[np.intp], label: str) -> int:
-    return int(np.flatnonzero(order == head.classes.index(label))[0]) if label in head.classes else 99
+def _class_figures(
+    head: Head,
+    where: slice,
+    values: Mapping[int, str | float],
+    answers: Sequence[ParameterPrediction],
+    judged: _Judged,
+    audit: tuple[AuditFigures, ...],
+) -> HeadFigures:
+    outputs = judged.split.outputs[:, :, where]
+    figures: dict[str, Array] = {}
+
+    def note(name: str, row: int, value: float) -> None:
+        figures.setdefault(name, np.full(len(outputs), np.nan))[row] = value
+
+    labels = {row: class_label(head.keyword, value) for row, value in values.items()}
+    confusion = np.zeros((len(head.classes), len(head.classes)), np.intp)
+    confidence = np.full(len(outputs), np.nan)
+    for row, label in labels.items():
+        place = head.classes.index(label) if label in head.classes else None
+        slice_ranks = np.array([_rank(order, place) for order in np.argsort(-outputs[row], axis=-1)])
+        probabilities = answers[row].probabilities
+        names = [name for name, _ in probabilities]
+        rank = names.index(label) if place is not None else _NOWHERE
+        note("slice_top1", row, float((slice_ranks < 1).mean()))
+        note("slice_top2", row, float((slice_ranks < 2).mean()))
+        note("series_top1", row, float(rank < 1))
+        note("series_top2", row, float(rank < 2))
+        note("series_top1_within_tolerance", row, float(_same(head.keyword, values[row], names[0])))
+        if head.keyword in NEAR:
+            note("series_near", row, float(abs(float(values[row]) - float(names[0])) <= NEAR[head.keyword] + 1e-9))
+        confidence[row] = probabilities[0][1]
+        if place is not None:
+            confusion[place, head.classes.index(names[0])] += 1
+    rows = np.array(sorted(labels), np.intp)
+    sure, right = confidence[rows], figures["series_top1"][rows] if len(rows) else np.zeros(0)
+    bootstrap = judged.bootstrap
+    intervals = {name: bootstrap.mean(found) for name, found in figures.items()}
+    error = None
+    if len(rows):
+        error = calibration_error(sure, right)
+        intervals["ece"] = bootstrap.on(rows).calibration_error(sure, right)
+    found = {name: _mean(one) for name, one in figures.items()}
+    return HeadFigures(
+        head.keyword,
+        len(head.classes),
+        majority=max(list(labels.values()).count(one) for one in head.classes) / len(rows) if len(rows) else None,
+        slice_top1=found.get("slice_top1"),
+        slice_top2=found.get("slice_top2"),
+        series_top1=found.get("series_top1"),
+        series_top2=found.get("series_top2"),
+        series_top1_within_tolerance=found.get("series_top1_within_tolerance"),
+        slice_mae=None, slice_r2=None, series_mae=None, series_r2=None,
+        audit=audit,
+        n_series=len(rows),
+        by_association=head.by_association,
+        series_near=found.get("series_near"),
+        ece=error,
+        intervals=intervals,
+        classes=head.classes,
+        reliability=_reliability(sure, right),
+        confusion=tuple(tuple(int(n) for n in line) for line in confusion),
+    )  # fmt: skip
+
+
+def _rank(order: NDArray[np.intp], place: int | None) -> int:
+    return _NOWHERE if place is None else int(np.flatnonzero(order == place)[0])
+
+
+def _reliability(confidence: Array, right: Array) -> tuple[ReliabilityBin, ...]:
+    bins = confidence_bins(confidence)
+    found = []
+    for one in range(ECE_BINS):
+        mine = bins == one
+        if mine.any():
+            found.append(ReliabilityBin(int(mine.sum()), float(confidence[mine].mean()), float(right[mine].mean())))
+    return tuple(found)
+
+
+# ---------------------------------------------------------------- audit
 
 
 def _audit(
@@ -190,20 +250,31 @@ def _audit(
     answers: Sequence[ParameterPrediction],
     alpha: float,
     rng: np.random.Generator,
+    bootstrap: Bootstrap,
 ) -> AuditFigures:
-    covered, sizes, false, caught, n_wrong = 0, [], 0, 0, 0
+    covered, sizes, false, caught = (np.full(len(answers), np.nan) for _ in range(4))
     for row in known:
         answer = answers[row]
-        covered += _covers(head, answer, truth[row])
-        sizes.append(_size(answer))
-        false += _contradicts(head, answer, truth[row])
+        covered[row] = _covers(head, answer, truth[row])
+        sizes[row] = _size(answer)
+        false[row] = _contradicts(head, answer, truth[row])
         others = [truth[int(other)] for other in rng.choice(known, 20)]
         wrong = next((value for value in others if not _same(head.keyword, truth[row], value)), None)
         if wrong is not None:
-            n_wrong += 1
-            caught += _contradicts(head, answer, wrong)
-    n = max(1, len(known))
-    return AuditFigures(alpha, covered / n, float(np.mean(sizes)), false / n, caught / max(1, n_wrong))
+            caught[row] = _contradicts(head, answer, wrong)
+    return AuditFigures(
+        alpha,
+        coverage=_mean(covered),
+        set_size=float(sizes[known].mean()),
+        false_contradictions=_mean(false),
+        power=_mean(caught) if np.isfinite(caught).any() else 0.0,
+        intervals={
+            "coverage": bootstrap.mean(covered),
+            "set_size": bootstrap.mean(sizes),
+            "false_contradictions": bootstrap.mean(false),
+            "power": bootstrap.mean(caught),
+        },
+    )
 
 
 def _covers(head: Head, answer: ParameterPrediction, value: str | float) -> bool:
@@ -232,28 +303,49 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _r2(predicted: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
-    return 1.0 - float(((predicted - wanted) ** 2).sum() / ((wanted - wanted.mean()) ** 2).sum())
+def _mean(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
-def _false_novel(package: ModelPackage, test: SeriesSet, split: SplitOutputs, count: int, seed: int) -> float:
+def _r2(squared_errors: Array, wanted: Array) -> float:
+    known = np.isfinite(wanted)
+    variance = float(wanted[known].var()) if known.any() else 0.0
+    return 1.0 - float(squared_errors[known].mean()) / variance if variance > 0 else float("nan")
+
+
+# ---------------------------------------------------------------- novelty
+
+
+def _novelty_scores(package: ModelPackage, test: SeriesSet, split: SplitOutputs, count: int, seed: int) -> Array:
+    """(n_series,): of the test split, judged from `count` slices of each series."""
     rng = np.random.default_rng([seed, count])
-    flags = []
+    scores = []
     for inputs, outputs, features in zip(test.inputs, split.outputs, split.features, strict=True):
         chosen = np.sort(rng.permutation(len(outputs))[:count])
         prepared = inputs[chosen].astype(np.float32)
-        flags.append(judge(package, prepared, outputs[chosen], features[chosen], ALPHAS[0]).novel)
-    return float(np.mean(flags))
+        prediction = judge(package, prepared, outputs[chosen], features[chosen], ALPHAS[0])
+        scores.append(prediction.novelty_score if not prediction.novel else max(prediction.novelty_score, 1 + 1e-9))
+    return np.array(scores)
 
 
-def _novel(
-    package: ModelPackage, unlike: Mapping[str, Iterable[Sequence[NDArray[np.generic]]]]
-) -> dict[str, tuple[int, int]]:
-    from iap_node.inference.predictor import Predictor
-
+def _novelty(package: ModelPackage, inside: Array, unlike: Sequence[Kind], seed: int) -> tuple[NoveltyFigures, ...]:
     predictor = Predictor(package, device="cpu")
-    result = {}
-    for name, series in unlike.items():
-        flags = [predictor.predict(slices, ALPHAS[0]).novel for slices in series]
-        result[name] = (sum(flags), len(flags))
-    return result
+    figures = []
+    for number, kind in enumerate(unlike):
+        predictions = [predictor.predict(slices, ALPHAS[0]) for slices in kind.series]
+        if not predictions:
+            continue
+        scores = np.array([one.novelty_score for one in predictions])
+        rng = np.random.default_rng([seed, number, len(scores)])
+        figures.append(
+            NoveltyFigures(
+                kind.name,
+                kind.should_be_novel,
+                n_series=len(predictions),
+                n_novel=sum(one.novel for one in predictions),
+                area=area_under_curve(inside, scores),
+                interval=area_interval(inside, scores, rng, rounds=200),
+            )
+        )
+    return tuple(figures)

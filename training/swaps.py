@@ -1,13 +1,13 @@
 """Whole headers swapped: how often the header of another series is found, and a right one doubted.
 
 Judged by the functions that the node calls: `inference.joint` for the header as a whole, `audit.verdicts` for its
-single values, `audit.pixels` for what becomes of both. Called by `training.evaluate`; the images are simulated.
+single values, `audit.pixels` for what becomes of both. Called by `training.evaluate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from iap_node.inference.package import ModelPackage
 from iap_node.inference.predictor import parameter_predictions
 from iap_node.records import HeaderFit, ParameterPrediction, SeriesHeader, SeriesPrediction, Verdict
 from training.calibrate import SplitOutputs
+from training.intervals import Array, Bootstrap, Interval
 from training.joint import other_headers, stated
 
 ALPHAS = (0.01, 0.05)
@@ -56,6 +57,7 @@ class SwapFigures:
     any_value_strict: Shares
     whole_unsuspected: Shares
     whole_unsuspected_strict: Shares
+    intervals: Mapping[str, tuple[Interval | None, ...]] = field(default_factory=dict)  # of each of the shares
 
 
 class _Judged(NamedTuple):
@@ -66,10 +68,16 @@ class _Judged(NamedTuple):
     any_value_strict: bool
 
 
-def swapped_headers(package: ModelPackage, split: SplitOutputs, seed: int = 0) -> tuple[SwapFigures, ...]:
-    """Figures for each of `ALPHAS`; none for a package that does not judge headers as a whole."""
+def swapped_headers(
+    package: ModelPackage, split: SplitOutputs, seed: int = 0, bootstrap: Bootstrap | None = None
+) -> tuple[SwapFigures, ...]:
+    """Figures for each of `ALPHAS`; none for a package that does not judge headers as a whole.
+
+    `bootstrap` draws the series' patients; None: each is another patient.
+    """
     if package.header is None:
         return ()
+    drawn = bootstrap or Bootstrap(range(len(split.labels)), np.random.default_rng([seed, 1]))
     rng = np.random.default_rng([seed, len(split.labels)])
     headers = [stated(label) for label in split.labels]
     own: list[int | None] = list(range(len(headers)))
@@ -77,25 +85,32 @@ def swapped_headers(package: ModelPackage, split: SplitOutputs, seed: int = 0) -
     figures = []
     for alpha in ALPHAS:
         judge = _Judge(package, package.header, alpha, rng)
-        judged: list[list[_Judged]] = [[] for _ in kinds]
+        judged: list[list[_Judged | None]] = [[] for _ in kinds]
         for row, outputs in enumerate(split.outputs):
             answers = [parameter_predictions(package.manifest, outputs, level) for level in (alpha, alpha / 10)]
             for kind, others in zip(judged, kinds, strict=True):
                 other = others[row]
-                if other is not None:
-                    kind.append(judge(answers[0], answers[1], headers[other], len(outputs)))
-        shares = {name: _shares([[getattr(one, name) for one in kind] for kind in judged]) for name in _Judged._fields}
+                kind.append(None if other is None else judge(answers[0], answers[1], headers[other], len(outputs)))
+        doubted = {name: [_told(kind, name) for kind in judged] for name in _Judged._fields}
+        doubted["whole_unsuspected"] = [_told(kind, "whole", unless="any_value") for kind in judged]
+        doubted["whole_unsuspected_strict"] = [_told(kind, "whole", unless="any_value_strict") for kind in judged]
         figures.append(
             SwapFigures(
                 alpha=alpha,
-                whole_unsuspected=_shares([[one.whole for one in kind if not one.any_value] for kind in judged]),
-                whole_unsuspected_strict=_shares(
-                    [[one.whole for one in kind if not one.any_value_strict] for kind in judged]
-                ),
-                **shares,
+                intervals={
+                    name: tuple(drawn.mean(kind) if np.isfinite(kind).any() else None for kind in kinds_of)
+                    for name, kinds_of in doubted.items()
+                },
+                **{name: _shares(kinds_of) for name, kinds_of in doubted.items()},
             )
         )
     return tuple(figures)
+
+
+def _told(kind: Sequence[_Judged | None], name: str, unless: str = "") -> Array:
+    """(n_series,): 1 where a header was doubted, 0 where not, NaN where there is none or it does not count."""
+    counts = [one is not None and not (unless and getattr(one, unless)) for one in kind]
+    return np.array([float(getattr(one, name)) if of else np.nan for one, of in zip(kind, counts, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,6 @@ class _Judge:
         return SeriesPrediction(package.model_id, package.training_data, False, 0.0, 1.0, n_slices, answers, fit)
 
 
-def _shares(kinds: Sequence[Sequence[bool]]) -> Shares:
-    right, swapped, same_model = (float(np.mean(kind)) if kind else None for kind in kinds)
+def _shares(kinds: Sequence[Array]) -> Shares:
+    right, swapped, same_model = (float(np.nanmean(kind)) if np.isfinite(kind).any() else None for kind in kinds)
     return right, swapped, same_model

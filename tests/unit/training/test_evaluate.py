@@ -4,35 +4,46 @@ Not here: the figures of the shipped model (docs/reference-model.md).
 """
 
 import json
-from dataclasses import asdict, replace
+import re
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from iap_node.inference.package import ModelPackage, load_package, package_folder
-from training import dataset, evaluate, joint, report, unlike
+from training import dataset, evaluate, joint, plots, recipes, report, report_html, unlike
+from training.cli import app
+from training.cli import evaluation as evaluation_commands
+from training.figures import Evaluation
 from training.fit import fit
-from training.recipes import REFERENCE, heads_for
+from training.intervals import Bootstrap, area_under_curve, calibration_error, patients_of
+from training.recipes import REFERENCE, Recipe, heads_for, paper
 from training.reference import Naming, package_from, recalibrated
 
 RECIPE = replace(REFERENCE, preprocessing=replace(REFERENCE.preprocessing, size=32), width=0.125, bfloat16=False)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+PAPER = replace(paper(), preprocessing=replace(paper().preprocessing, size=32), width=0.125, batch_size=64)
+
+
+def write_data(folder: Path, recipe: Recipe) -> Path:
     """A data set of random inputs in the real layout: labels say nothing about pixels, save the brightness."""
-    folder = tmp_path_factory.mktemp("data")
-    plan = dataset.plan(RECIPE.preprocessing, seed=0, n_training=120, n_held_out=150, slices=4, held_out_slices=4)
+    folder.mkdir(exist_ok=True)
+    plan = dataset.plan(recipe.preprocessing, seed=0, n_training=120, n_held_out=150, slices=4, held_out_slices=4)
     (folder / "dataset.json").write_text(json.dumps(plan.as_json()))
-    rng = np.random.default_rng(0)
+    rng, n_channels = np.random.default_rng(0), len(recipe.preprocessing.channels)
+    for part in plan.splits.values():
+        assert part.n_slices == 4
     for split, part in plan.splits.items():
         (folder / split).mkdir()
         for first in range(0, part.n_series, dataset.SHARD_SERIES):
             n = min(dataset.SHARD_SERIES, part.n_series - first)
             bright = rng.integers(0, 2, n)
             inputs = rng.integers(0, 128, (n, part.n_slices, 2, 32, 32)) + 100 * bright[:, None, None, None, None]
-            np.save(folder / split / f"{first:06d}.npy", inputs.astype(np.uint8))
+            np.save(folder / split / f"{first:06d}.npy", inputs[:, :, :n_channels].astype(np.uint8))
             labels = [
                 {
                     "Manufacturer": "SIEMENS" if one else "GE",
@@ -46,6 +57,11 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"), RECIPE)
+
+
+@pytest.fixture(scope="module")
 def package(data, tmp_path_factory) -> ModelPackage:
     training = dataset.load(data, "training")
     heads = heads_for(RECIPE, training.labels)
@@ -55,8 +71,8 @@ def package(data, tmp_path_factory) -> ModelPackage:
 
 
 @pytest.fixture(scope="module")
-def figures(package, data) -> evaluate.Evaluation:
-    return evaluate.evaluate(package, dataset.load(data, "test"), unlike.made_up(2))
+def figures(package, data) -> Evaluation:
+    return evaluate.evaluate(package, dataset.load(data, "test"), [*unlike.made_up(1), unlike.ct_images()])
 
 
 def test_what_pixels_show_is_found_and_what_they_do_not_show_is_not(figures):
@@ -133,8 +149,173 @@ def test_report_names_command_and_data_and_says_simulated_in_every_table(figures
     text = report.as_markdown(figures, command="iap-train evaluate X", data="random")
     assert "iap-train evaluate X" in text
     headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert len(headings) == 5
-    assert all("(simulated)" in line for line in headings[:4])
-    assert "trained and evaluated on simulated images" in text
-    assert "should not be novel" in text
-    json.dumps(asdict(figures))
+    assert [line.split(" (")[0] for line in headings] == [
+        "## Classes",
+        "## Numbers",
+        "## Header audit at alpha 0.01",
+        "## Header audit at alpha 0.05",
+        "## Swapped headers",
+        "## Abstention",
+    ]
+    assert all("(simulated)" in line for line in headings[:5])
+    assert "Judged on **simulated images**" in text
+    assert "| CT (pydicom's test files) | yes | 3 of 3 | " in text
+    json.dumps(figures.as_json(), allow_nan=False)
+
+
+def test_images_from_elsewhere_are_never_called_simulated(figures):
+    text = report.as_markdown(replace(figures, images="the archive of a node", trained_on="trained on it"), "x", "y")
+    assert "simulated images" not in text
+    assert "(simulated)" not in text
+    assert "Judged on images from: the archive of a node." in text
+
+
+def test_every_figure_has_an_interval_that_holds_it(figures):
+    wanted = {
+        "Manufacturer": {
+            "slice_top1",
+            "slice_top2",
+            "series_top1",
+            "series_top2",
+            "series_top1_within_tolerance",
+            "ece",
+        },
+        "EchoTime": {"slice_mae", "slice_r2", "series_mae", "series_r2"},
+    }
+    for keyword, names in wanted.items():
+        head = figures.head(keyword)
+        assert set(head.intervals) == names
+        for name in names - {"ece"}:  # a sum of absolute gaps: draws are above it more often than below
+            low, high = head.intervals[name]
+            assert low <= getattr(head, name) <= high, name
+        for audit in head.audit:
+            for name in ("coverage", "set_size", "false_contradictions", "power"):
+                low, high = audit.intervals[name]
+                assert low <= getattr(audit, name) <= high, name
+    for one in figures.swaps:
+        for share, interval in zip(one.whole, one.intervals["whole"], strict=True):
+            assert share is None or interval[0] <= share <= interval[1]
+
+
+def test_confusion_and_reliability_count_every_series(figures):
+    head = figures.head("MagneticFieldStrength")
+    assert sum(map(sum, head.confusion)) == head.n_series == 150
+    assert sum(one.n for one in head.reliability) == 150
+    right = sum(head.confusion[k][k] for k in range(len(head.classes))) / 150
+    assert right == pytest.approx(head.series_top1)
+
+
+def test_novelty_is_told_by_kind(figures):
+    by_name = {one.name: one for one in figures.novelty}
+    assert {name for name, one in by_name.items() if not one.should_be_novel} == {"simulated breast, as it is"}
+    assert {"noise", "disc phantom", "simulated breast, blurred", "simulated breast, rotated by 90 degrees"} <= set(
+        by_name
+    )
+    for one in figures.novelty:
+        assert one.interval[0] <= one.area <= one.interval[1]
+
+
+def test_page_is_whole_in_itself_and_holds_every_plot(figures):
+    page = report_html.as_html(replace(figures, model_id="<tiny>"), "iap-train evaluate X", "random")
+    assert "<tiny>" not in page
+    for resource in ("http:", "https:", "src=", "<script", "<link", "url(", "@import"):
+        assert resource not in page, resource
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    n_classes = sum(1 for head in figures.heads if head.n_classes)
+    assert len(drawings) == 2 * n_classes + 4  # reliability and confusion; accuracy, two alphas, novelty
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+    assert "Judged on simulated images" in page
+
+
+def test_a_class_name_cannot_leave_its_drawing(figures):
+    head = replace(figures.head("Manufacturer"), classes=('<g onload="x">', "B & C"))
+    ElementTree.fromstring(plots.confusion(head))
+
+
+def test_series_of_one_patient_count_as_one_draw():
+    rng = np.random.default_rng(0)
+    right = np.repeat(rng.integers(0, 2, 40), 25).astype(float)  # 25 series of each patient, all alike
+    by_patient = Bootstrap(np.repeat(np.arange(40), 25), rng).mean(right)
+    by_series = Bootstrap(np.arange(1000), rng).mean(right)
+    assert by_patient[1] - by_patient[0] > 3 * (by_series[1] - by_series[0])
+
+
+def test_intervals_are_those_of_the_binomial_where_every_series_is_another_patient():
+    right = np.repeat([1.0, 0.0], [180, 20])
+    low, high = Bootstrap(np.arange(200), np.random.default_rng(0)).mean(right)
+    assert low == pytest.approx(0.9 - 1.96 * np.sqrt(0.09 / 200), abs=0.012)
+    assert high == pytest.approx(0.9 + 1.96 * np.sqrt(0.09 / 200), abs=0.012)
+
+
+def test_what_is_missing_counts_for_nothing():
+    drawn = Bootstrap(np.arange(50), np.random.default_rng(0))
+    assert drawn.mean(np.where(np.arange(50) % 2, 1.0, np.nan)) == (1.0, 1.0)
+    assert all(np.isnan(drawn.mean(np.full(50, np.nan))))
+
+
+def test_calibration_error_and_area_are_those_of_small_examples():
+    confidence, right = np.array([0.95, 0.95, 0.55, 0.55]), np.array([1.0, 0.0, 1.0, 0.0])
+    assert calibration_error(confidence, right) == pytest.approx((0.9 + 0.1) / 4)
+    inside = np.array([0.1, 0.2, 0.3])
+    assert area_under_curve(inside, np.array([0.4, 0.5])) == 1.0
+    assert area_under_curve(inside, inside) == 0.5
+    assert area_under_curve(inside, np.array([0.25])) == pytest.approx(2 / 3)
+
+
+def test_patients_of_real_series_come_from_what_the_shards_were_made_of(tmp_path):
+    (tmp_path / "test").mkdir()
+    rows = [{"patient": name, "dropped_reason": why} for name, why in (("a", None), ("b", "no pixels"), ("a", None))]
+    (tmp_path / "test" / "000000.rows.json").write_text(json.dumps({"rows": rows}))
+    described = {"images": "a folder", "splits": {"test": {"n_series": 2, "n_shards": 1}}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    assert patients_of(tmp_path, "test") == ["a", "a"]
+
+
+def test_two_recipes_are_trained_on_the_same_series_and_set_beside_each_other(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "REFERENCE", RECIPE)
+    monkeypatch.setattr(evaluation_commands, "recipe_named", lambda name, layout: PAPER)
+    others = write_data(tmp_path / "others", PAPER)
+    arguments = ["evaluate", str(data), "--compare", "paper", "--compared-data", str(others), "--epochs", "4"]
+    arguments += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "both")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "both.md").read_text()
+    assert "## reference beside paper-96 (simulated)" in text
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert both["reference"]["images_seen"] == both["paper-96"]["images_seen"] == 4 * 480  # whole batches of both
+    assert "| Manufacturer | top-1 | " in text
+    echo = next(line for line in text.splitlines() if line.startswith("| Echo Time | MAE"))
+    assert echo.count("ms") == 2
+
+
+def test_other_series_are_not_compared(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_commands, "recipe_named", lambda name, layout: PAPER)
+    others = write_data(tmp_path / "others", PAPER)
+    labels = others / "test" / "000000.json"
+    labels.write_text(labels.read_text().replace("SIEMENS", "GE", 1))
+    arguments = ["evaluate", str(data), "--compare", "paper", "--compared-data", str(others), "--work", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, dataset.DataSetError)
+    assert "different series" in str(done.exception)
+
+
+def test_simulated_series_are_made_for_the_other_recipe_from_the_same_seeds(data, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(evaluation_commands, "recipe_named", lambda name, layout: PAPER)
+    monkeypatch.setattr(
+        evaluation_commands, "simulate_into", lambda folder, plan, processes: made.append((folder, plan))
+    )
+    arguments = ["evaluate", str(data), "--compare", "paper", "--work", str(tmp_path)]
+    CliRunner().invoke(app, arguments)
+    ((folder, plan),) = made
+    assert folder == tmp_path / "data-paper-96"
+    assert plan.as_json() == dataset.describe(data) | {"preprocessing": plan.as_json()["preprocessing"]}
+    assert plan.preprocessing == PAPER.preprocessing
+
+
+def test_data_prepared_for_another_recipe_is_refused(tmp_path):
+    others = write_data(tmp_path / "others", PAPER)
+    done = CliRunner().invoke(app, ["evaluate", str(others)])
+    assert isinstance(done.exception, dataset.DataSetError)
+    assert "not prepared" in str(done.exception)
