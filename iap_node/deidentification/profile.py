@@ -63,20 +63,42 @@ _COLUMNS: Final[Mapping[Retained, str]] = {
     Retained.MODIFIED_DATES: "modified_dates",
 }
 
-# Elements of several possible actions that need a value (type 1) in images of a kind.
-_ENHANCED_NEEDS = frozenset(
-    {
-        0x00080023, 0x00080033,  # Content Date, Time: multi-frame functional groups (C.7.6.16)
-        0x0008002A,  # Acquisition DateTime: MR, CT and PET image and spectroscopy (C.8.13.1 and others)
-        0x00081111,  # Referenced Performed Procedure Step Sequence: series modules of enhanced images (C.8.13.6)
-        0x00181000,  # Device Serial Number: enhanced general equipment (C.7.5.2)
-    }
+_ACQUISITION_CONTEXT = 0x00400555
+_CLASSIC: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("1", "2", "4", "20", "12.1", "12.2"))
+_PROJECTIONS: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("1.1", "1.2"))
+_PET: Final = "1.2.840.10008.5.1.4.1.1.128"
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Of the elements that the table leaves several actions for, those that images of a kind must have."""
+
+    value: frozenset[int] = frozenset()  # type 1
+    presence: frozenset[int] = frozenset()  # type 2
+
+
+_ENHANCED_NEEDS: Final = Needs(
+    value=frozenset(
+        {
+            0x00080023, 0x00080033,  # Content Date, Time: multi-frame functional groups (C.7.6.16)
+            0x0008002A,  # Acquisition DateTime: MR, CT and PET image and spectroscopy (C.8.13.1 and others)
+            0x00081111,  # Referenced Performed Procedure Step Sequence: series modules of enhanced images (C.8.13.6)
+            0x00181000,  # Device Serial Number: enhanced general equipment (C.7.5.2)
+        }
+    ),
+    presence=frozenset({_ACQUISITION_CONTEXT}),
 )  # fmt: skip
-_PET_NEEDS = frozenset({0x00080021, 0x00080031})  # Series Date, Time: PET series (C.8.9.1)
-PET_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.128"
-_CLASSIC = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("1", "2", "4", "20", "128", "1.1", "1.2", "12.1", "12.2")
-)
+
+
+def needs_of(sop_class_uid: str) -> Needs:
+    """What images of a SOP Class must have; of one that is not known here, what enhanced ones must."""
+    if sop_class_uid in _CLASSIC:
+        return Needs()
+    if sop_class_uid in _PROJECTIONS:
+        return Needs(presence=frozenset({_ACQUISITION_CONTEXT}))
+    if sop_class_uid == _PET:  # Series Date, Time (C.8.9.1); Acquisition Date, Time (C.8.9.4)
+        return Needs(frozenset({0x00080021, 0x00080031}), frozenset({0x00080022, 0x00080032}))
+    return _ENHANCED_NEEDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,34 +130,31 @@ def table() -> tuple[Row, ...]:
 @lru_cache(64)
 def actions(retained: frozenset[Retained], sop_class_uid: str) -> Mapping[int, Action]:
     """What becomes of each element of the table in images of a SOP Class; repeating groups are not in it, they go."""
-    if sop_class_uid == PET_IMAGE_STORAGE:
-        needed = _PET_NEEDS
-    else:
-        needed = frozenset() if sop_class_uid in _CLASSIC else _ENHANCED_NEEDS
-    return MappingProxyType({int(row.tag, 16): _action(row, retained, needed) for row in table() if "x" not in row.tag})
+    needs = needs_of(sop_class_uid)
+    return MappingProxyType({int(row.tag, 16): _action(row, retained, needs) for row in table() if "x" not in row.tag})
 
 
-def _action(row: Row, retained: Iterable[Retained], needed: frozenset[int]) -> Action:
+def _action(row: Row, retained: Iterable[Retained], needs: Needs) -> Action:
     asked = {option: row.options[_COLUMNS[option]] for option in retained if _COLUMNS[option] in row.options}
     if asked.get(Retained.MODIFIED_DATES) == "C":
         return Action.SHIFT
     if asked and all(action == "K" for action in asked.values()):
         return Action.KEEP
     # what an option wants cleaned is not kept at all: nobody here can tell which words of a text are harmless
-    return _settled(row, needed)
+    return _settled(row, needs)
 
 
-def _settled(row: Row, needed: frozenset[int]) -> Action:
-    """One action of those that the basic profile leaves open, such that the image stays valid.
+def _settled(row: Row, needs: Needs) -> Action:
+    """One action of those that the basic profile leaves open: what goes unless the image would not be valid.
 
-    Where type 2 is the question an empty element is right, where type 1 is, the lists above say. References to images
-    ("U*") are kept with other UIDs, so that a delivered series still says what it was planned on.
+    References to images ("U*") are kept with other UIDs, so that a series still says what it was planned on.
     """
     possible = row.basic.split("/")
     if len(possible) == 1:
         return Action(possible[0])
     if "U*" in possible:
         return Action.KEEP
-    if "D" in possible and int(row.tag, 16) in needed:
+    tag = int(row.tag, 16)
+    if "D" in possible and tag in needs.value:
         return Action.DUMMY
-    return Action.EMPTY if ("Z" in possible and "D" not in possible) or possible[0] == "Z" else Action.REMOVE
+    return Action.EMPTY if "X" not in possible or tag in needs.presence else Action.REMOVE
