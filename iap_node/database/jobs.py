@@ -242,9 +242,9 @@ def supersede(session: Session, series_id: int, kind: JobKind, before_revision: 
 
 
 def list_jobs(
-    session: Session, states: Sequence[JobState] | None = None, limit: int = 100
+    session: Session, states: Sequence[JobState] | None = None, limit: int = 100, before: int | None = None
 ) -> list[JobSummary]:
-    """Jobs in any of `states` (None: all), newest first."""
+    """Jobs in any of `states` (None: all), newest first; `before` is the last one of the page before."""
     query = (
         select(
             JobRow.id,
@@ -269,7 +269,17 @@ def list_jobs(
     )
     if states is not None:
         query = query.where(JobRow.state.in_(states))
-    return [JobSummary(**row._asdict()) for row in session.execute(query)]
+    if before is not None:
+        query = query.where(JobRow.id < before)
+    return [JobSummary(**{**row._asdict(), "held": bool(row.held)}) for row in session.execute(query)]
+
+
+def dead_letters_of(session: Session, destination: str) -> list[int]:
+    """The dead letters of a destination, by their numbers."""
+    query = select(JobRow.id).where(
+        JobRow.state == JobState.DEAD, JobRow.kind == JobKind.DELIVER, JobRow.destination == destination
+    )
+    return list(session.scalars(query.order_by(JobRow.id)))
 
 
 def retry(session: Session, job_ids: Sequence[int] | None, now: datetime) -> int:

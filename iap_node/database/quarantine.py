@@ -41,9 +41,10 @@ def record_quarantine(session: Session, quarantined: QuarantinedInstance) -> Non
     insert_if_new(session, QuarantineRow, (QuarantineRow.spool_path,), **asdict(quarantined))
 
 
-def list_entries(session: Session, limit: int = 100) -> list[QuarantineEntry]:
-    """What could not be filed, newest first."""
-    return _entries(session, _QUERY.order_by(QuarantineRow.id.desc()).limit(limit))
+def list_entries(session: Session, limit: int = 100, before: int | None = None) -> list[QuarantineEntry]:
+    """What could not be filed, newest first; `before` is the last one of the page before."""
+    query = _QUERY if before is None else _QUERY.where(QuarantineRow.id < before)
+    return _entries(session, query.order_by(QuarantineRow.id.desc()).limit(limit))
 
 
 def find_entries(session: Session, entry_ids: Collection[int]) -> list[QuarantineEntry]:

@@ -20,6 +20,9 @@ from iap_node.database.models import ModelLifeError, NoSuchModel
 from iap_node.database.retraining import NotRunning, RetrainingUnderWay
 from iap_node.database.series import UnknownSeries
 from iap_node.errors import PermanentError, RetriableError
+from iap_node.web.actions.destinations import UnknownDestination
+from iap_node.web.actions.reports import NoSuchMonth
+from iap_node.web.actions.rules import RulesConflict
 from iap_node.web.identity import SAFE_METHODS, ChangePasswordFirst, Forbidden, SignInFirst
 from iap_node.web.rendering import page
 
@@ -88,11 +91,14 @@ def add_to(app: FastAPI) -> None:
     @app.exception_handler(UnknownFinding)
     @app.exception_handler(UnknownScanner)
     @app.exception_handler(UnknownRule)
+    @app.exception_handler(UnknownDestination)
+    @app.exception_handler(NoSuchMonth)
     @app.exception_handler(NoSuchModel)
     async def unknown(request: Request, error: PermanentError) -> Response:
         return problem(request, 404, str(error))
 
     @app.exception_handler(AccountRefused)
+    @app.exception_handler(RulesConflict)
     @app.exception_handler(ModelLifeError)
     @app.exception_handler(RetrainingUnderWay)
     @app.exception_handler(NotRunning)

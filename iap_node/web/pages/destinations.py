@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
-
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from iap_node.database import accounts
 from iap_node.database.destinations import destination_counts
-from iap_node.errors import NodeError
-from iap_node.routing.destinations.destination import open_destination
+from iap_node.web.actions import destinations as actions
 from iap_node.web.identity import Operator, Viewer
 from iap_node.web.node import Node
 from iap_node.web.rendering import page
@@ -32,15 +27,5 @@ def destinations(request: Request, node: Node, viewer: Viewer) -> HTMLResponse:
 @router.post("/{name}/echo")
 def echo(request: Request, node: Node, operator: Operator, name: str) -> HTMLResponse:
     """Try a destination, now; nothing is left there."""
-    config = node.config.destinations.get(name)
-    if config is None:
-        raise HTTPException(404, f"no destination {name!r} in the configuration")
-    began = time.monotonic()
-    try:
-        open_destination(config).echo()
-        answered, text = True, f"answers in {1000 * (time.monotonic() - began):.0f} ms"
-    except NodeError as error:
-        answered, text = False, str(error)
-    with node.database.transaction() as session:
-        accounts.note(session, operator.name, "echo", name, datetime.now(UTC), text, operator.address)
-    return page(request, "_echo.html", operator, answered=answered, text=text)
+    found = actions.echo(node, operator, name)
+    return page(request, "_echo.html", operator, answered=found.answered, text=found.text)

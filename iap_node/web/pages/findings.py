@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import Field
 
-from iap_node.audit.cells import harmless_cell
-from iap_node.database.finding_lists import count_findings, every_finding, finding, finding_events, list_findings
+from iap_node.database.finding_lists import count_findings, finding, finding_events, list_findings
 from iap_node.database.findings import AcceptedValue, Decided, IllegalDecision
 from iap_node.records import FindingState, Severity, Witness
 from iap_node.web.actions import findings as actions
@@ -23,12 +18,6 @@ from iap_node.web.pages.finding_filter import AskedFindings, FromForm, FromQuery
 from iap_node.web.rendering import page
 
 LINES = 100  # findings on a page
-_PIECE = 64 * 1024  # characters of a CSV at a time
-CSV_COLUMNS = (
-    "id", "state", "severity", "kind", "check", "element", "raw", "suggested_value", "accepted_value", "evidence",
-    "raised_by", "series_instance_uid", "study_instance_uid", "series_description", "manufacturer",
-    "manufacturer_model_name", "device_serial_number", "found_at", "model_id", "training_data",
-)  # fmt: skip
 
 FindingId = Annotated[int, Path(ge=1, le=2**62)]
 Reason = Annotated[str, Form(max_length=1000)]
@@ -52,19 +41,9 @@ def inbox(
 def as_csv(node: Node, _: Viewer, asked: FromQuery) -> StreamingResponse:
     """What the filter admits, all of it, safe against formula injection."""
 
-    def lines() -> Iterator[str]:
-        yield ",".join(CSV_COLUMNS) + "\r\n"
-        with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as kept:  # a slow reader holds no session
-            with node.database.reading() as session:
-                for one in every_finding(session, asked.filter()):
-                    row = asdict(one)
-                    kept.write(",".join(_quoted(row[column]) for column in CSV_COLUMNS) + "\r\n")
-            kept.seek(0)
-            while some := kept.read(_PIECE):
-                yield some
-
     headers = {"Content-Disposition": 'attachment; filename="findings.csv"'}
-    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=headers)
+    lines = actions.csv_of(node, asked.filter())
+    return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.get("/{finding_id}")
@@ -149,8 +128,3 @@ def _shown(
         more=found[LINES - 1].id if len(found) > LINES else None, states=list(FindingState),
         severities=list(Severity), witnesses=list(Witness),
     )  # fmt: skip
-
-
-def _quoted(value: object) -> str:
-    text = harmless_cell(value.isoformat() if isinstance(value, datetime) else value)
-    return '"' + text.replace('"', '""') + '"'

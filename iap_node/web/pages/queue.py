@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from iap_node.database import accounts, jobs
+from iap_node.database import jobs
 from iap_node.database.quarantine import list_entries
 from iap_node.database.status import status_counts
 from iap_node.records import JobState
+from iap_node.web.actions import queue as actions
 from iap_node.web.identity import Identity, Operator, Viewer
 from iap_node.web.node import Node, WebNode
 from iap_node.web.rendering import page
@@ -39,12 +39,7 @@ def retry(
     every: Annotated[bool, Form()] = False,
 ) -> HTMLResponse:
     """Put dead letters back: those that were ticked, or all."""
-    with node.database.transaction() as session:
-        requeued = jobs.retry(session, None if every else job or [], datetime.now(UTC))
-        subject = "all dead letters" if every else ", ".join(map(str, job or []))
-        accounts.note(
-            session, operator.name, "requeue jobs", subject, datetime.now(UTC), f"{requeued} put back", operator.address
-        )
+    requeued = actions.requeue(node, operator, None if every else job or [])
     return _shown(request, node, operator, None, f"{requeued} dead letters are back in the queue")
 
 

@@ -13,9 +13,10 @@ from iap_node.database import route_history
 from iap_node.database import routes as rows
 from iap_node.records import Role
 from iap_node.routing.coverage import coverage
+from iap_node.web.actions.rules import rules_in_force
 from iap_node.web.identity import Viewer
 from iap_node.web.node import Node
-from iap_node.web.pages.rules import editor, rules_in_force
+from iap_node.web.pages.rules import editor
 from iap_node.web.rendering import page
 
 MOST_HELD = 200
