@@ -271,7 +271,7 @@ def list_jobs(
         query = query.where(JobRow.state.in_(states))
     if before is not None:
         query = query.where(JobRow.id < before)
-    return [JobSummary(**{**row._asdict(), "held": bool(row.held)}) for row in session.execute(query)]
+    return [JobSummary(**row._asdict()) for row in session.execute(query)]
 
 
 def dead_letters_of(session: Session, destination: str) -> list[int]:
