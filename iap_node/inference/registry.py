@@ -62,6 +62,10 @@ def add_package(
         The disk or the database did not take it.
     """
     package, folder = store.install_package(source, data_dir)
+    told: dict[str, Any] = {"source": str(source)} if provenance is None else dict(provenance)
+    evaluation = store.evaluation_of(package)
+    if evaluation is not None:
+        told.setdefault("evaluation", evaluation)
     with database.transaction() as session:
         added = models.register_candidate(
             session,
@@ -69,7 +73,7 @@ def add_package(
             package.model_id,
             folder,
             gates,
-            provenance or {"source": str(source)},
+            told,
             now,
             manifest_sha256=store.manifest_sha256(package),
             who=who,

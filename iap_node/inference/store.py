@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,13 +18,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from iap_node.errors import ModelPackageError, RetriableError
 from iap_node.inference.package import MANIFEST_FILE, ModelPackage, load_package
 
 MODELS = "models"  # below the data directory
+EVALUATION_FILE = "evaluation.json"  # what `iap-train evaluate` found out, where it lies beside the package's files
 LEFTOVER_S = 3600.0  # an unfinished copy that nobody has touched for so long is nobody's
 _PARTIAL = ".partial"
+_LARGEST_EVALUATION = 4 * 1024**2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,120}")
 
 
@@ -75,6 +79,17 @@ def load_installed(data_dir: Path, folder: str | None, model_id: str) -> ModelPa
 def manifest_sha256(package: ModelPackage) -> str:
     """Hash of model.json: the model's identity begins with it."""
     return hashlib.sha256((package.folder / MANIFEST_FILE).read_bytes()).hexdigest()
+
+
+def evaluation_of(package: ModelPackage) -> dict[str, Any] | None:
+    """What was found out about a package on series that it never saw; None without, or where it is about another."""
+    path = package.folder / EVALUATION_FILE
+    try:
+        content = path.read_bytes() if path.stat().st_size <= _LARGEST_EVALUATION else b""
+        found = json.loads(content)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("model_id") == package.model_id else None
 
 
 def remove_leftovers(data_dir: Path, now: float | None = None) -> list[str]:
@@ -129,7 +144,8 @@ def _files_of(package: ModelPackage) -> list[str]:
     """model.json last, as it is written."""
     manifest = package.manifest
     header = () if manifest.header is None else (manifest.header.file.file,)
-    return [manifest.weights.file, manifest.novelty.file.file, *header, MANIFEST_FILE]
+    told = (EVALUATION_FILE,) if (package.folder / EVALUATION_FILE).is_file() else ()
+    return [manifest.weights.file, manifest.novelty.file.file, *header, *told, MANIFEST_FILE]
 
 
 def _flush(path: Path) -> None:
