@@ -237,12 +237,12 @@ def deliver(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
 def schedule(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Run what runs by the clock: completes series whose quiet period is over, lets old bytes go (`retention`), writes
-    the physicist's report (`audit.reports`).
+    the physicist's report (`audit.reports`), starts the training of models (`retraining`).
     """
     config, database, stop = start_role("schedule", config_path, supervised)
     from iap_node.scheduler import run_scheduler
 
-    run_scheduler(config, database, stop)
+    run_scheduler(config, database, stop, config_path)
     database.dispose()
 
 
