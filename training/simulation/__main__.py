@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from training.simulation.dicom_series import write_series
 from training.simulation.other_anatomy import simulate_head_series
+from training.simulation.rate import measure
 from training.simulation.series import simulate_series
 
 
 def main() -> None:
-    """Measure slices per second on one core; with a folder, write one series of breast or head."""
+    """Measure slices per second; with a folder, write one series of breast or head."""
     parser = argparse.ArgumentParser(prog="python -m training.simulation", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="where to write one example series")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything sampled (default 0)")
     parser.add_argument("--slices", type=int, default=8, help="slices per series (default 8)")
     parser.add_argument("--series", type=int, default=8, help="series to measure on (default 8)")
+    parser.add_argument("--processes", type=int, default=1, help="that measure side by side (default 1)")
     parser.add_argument("--head", action="store_true", help="write a head instead of a breast")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
@@ -31,13 +34,15 @@ def main() -> None:
         for keyword, value in series.labels.items():
             print(f"  {keyword}: {value}")
         return
-    simulate_series(rng, arguments.slices)
-    slices, wall, cpu = 0, time.perf_counter(), time.process_time()
-    for _ in range(arguments.series):
-        slices += len(simulate_series(rng, arguments.slices).pixels)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    rates = f"{slices / wall:.1f} slices/s ({slices / cpu:.1f} per CPU second)"
-    print(f"{rates}, {arguments.slices} slices per series")
+    n = arguments.processes
+    with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
+        each = [pool.submit(measure, arguments.seed + k, arguments.slices, arguments.series) for k in range(n)]
+        rates = [one.result() for one in each]
+    wall, cpu = sum(rate for rate, _ in rates), sum(rate for _, rate in rates) / n
+    print(
+        f"{wall:.1f} simulated slices/s in {n} process{'es' if n > 1 else ''} ({cpu:.1f} per CPU second), "
+        f"{arguments.slices} slices per series"
+    )
 
 
 if __name__ == "__main__":

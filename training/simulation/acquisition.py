@@ -2,8 +2,9 @@
 
 `sample_acquisition` draws what differs from one series to the next although the protocol is the same;
 `Scanner` prepares the maps of one series and turns slices into magnitude images. Called by
-`training.simulation.series`. What must not tell the manufacturer or the matrix (reconstructed size, border,
-intensity scale, background) is drawn here without looking at the protocol.
+`training.simulation.series`. A number without a source beside it is an own choice. What must not tell the
+manufacturer or the matrix (reconstructed size, border, intensity scale, background) is drawn here without looking at
+the protocol.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An axial head: simulated MR that is clearly not a breast, for demonstrations and for tests of novelty.
 
-Uses the scanners of `protocols` set for a spin echo of the brain, the same acquisition and the same DICOM
-writer.
+Sizes are own choices within adult anatomy. Uses the scanners of `protocols` set for a spin echo of the brain, the
+same acquisition and the same DICOM writer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How a scanner was set: the joint prior over protocols, and one draw from it.
 
 `protocols.yaml` holds the habits (clusters) and vocabularies; `sample_protocol` picks a cluster and lets each
-parameter leave its habit independently. Called by `training.simulation.series`.
+parameter leave its habit independently. Numbers are own choices, here and there. Called by
+`training.simulation.series`.
 """
 
 from __future__ import annotations

@@ -44,8 +44,11 @@ class Tissue:
     fat: float
 
 
-# Read at the source (abstracts): Edden 2010, Ryu 2014, Stock 1999, Yu 2011, Szomolanyi 2019. Not re-read for
-# this file, their tables not being free: Rakow-Penner 2006, Stanisz 2005, Rohrer 2005.
+# Read at the source (abstracts): Edden 2010, Ryu 2014, Stock 1999, Yu 2011, Szomolanyi 2019. Their tables not being
+# free, second hand, as others quote them: of Stanisz 2005 muscle and liver at 3 T, white and grey matter at both
+# fields; of Rakow-Penner 2006 fibroglandular tissue at 1.5 T. Neither read nor found quoted: the rest of these two
+# and Rohrer 2005. In vivo blood and heart were found nearer to each other's fields (Sharma et al. 2006, J Magn Reson
+# Imaging 23:323, doi 10.1002/jmri.20504: heart 1070 and 1220 ms, blood 1580 and 1660 ms).
 TISSUES: Mapping[str, Tissue] = {
     # T1: Rakow-Penner et al. 2006, J Magn Reson Imaging 23:87, doi 10.1002/jmri.20469 (1266 and 1445 ms) and
     # Edden et al. 2010, 32:982, doi 10.1002/jmri.22306 (1680 ms at 3 T); 3 T is the mean of both. T2* at 3

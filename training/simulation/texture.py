@@ -1,6 +1,7 @@
 """Power-law tissue texture of one patient, for any slice, from two complex Fourier transforms per series.
 
-Called by `training.simulation.phantom`. Lengths in mm, spatial frequencies in cycles/mm.
+Called by `training.simulation.phantom`. A number without a source beside it is an own choice. Lengths in mm, spatial
+frequencies in cycles/mm.
 """
 
 from __future__ import annotations
