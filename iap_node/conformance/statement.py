@@ -16,6 +16,8 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from iap_node.config import ListenerConfig, QueryConfig, StorageCommitmentConfig
 from iap_node.config.web import StowConfig
 from iap_node.conformance.services import DELIVERY, LISTENER, PULL, SERVICE_TRANSFER_SYNTAXES, SERVICES
+from iap_node.deidentification.profile import EDITION, OPTION_CODES, PROFILE_CODE, Retained
+from iap_node.deidentification.refusals import ACQUIRED, ACQUIRED_IF_NOT_BURNED_IN
 from iap_node.dicom.commitment import ActionStatus, FailureReason
 from iap_node.dicom.frames import DECODABLE
 from iap_node.dicom.parameters import BY_KEYWORD as PARAMETERS
@@ -302,6 +304,15 @@ These are returned empty, and a query with a value for one of them is refused wi
 
 
 def _delivery() -> str:
+    options = _table(
+        ("`retain`", "option", "code (DCM)"),
+        [(option.value, OPTION_CODES[option][1], OPTION_CODES[option][0]) for option in Retained],
+    )
+    taken = [
+        (sop_class_name(uid), f"`{uid}`", "unless burned in" if uid in ACQUIRED else "where not burned in")
+        for uid in STORAGE_SOP_CLASSES
+        if uid in ACQUIRED | ACQUIRED_IF_NOT_BURNED_IN
+    ]
     return f"""
 ### 4.2.2 {DELIVERY}
 
@@ -333,7 +344,26 @@ JPEG with losses or JPEG 2000 transformed it, Planar Configuration 0. An Icon Im
 left out. What is in none of them, or has other than 1 or 3 samples of 8, 16 or 32 bits, is refused for good where the
 peer does not take it as it is.
 
-{_uids("decoded transfer syntax", (uid for uid in TRANSFER_SYNTAXES if uid in DECODABLE))}"""
+{_uids("decoded transfer syntax", (uid for uid in TRANSFER_SYNTAXES if uid in DECODABLE))}
+
+#### 4.2.2.2 De-identified copies
+
+With `send: deidentified` instances leave by the {PROFILE_CODE[1]} of PS3.15 E.2, edition
+{EDITION}, as a de-identifier; it does not re-identify. Transfer syntaxes stay, 4.2.2.1 applies. UIDs are replaced by
+keyed hashes, the same for all deliveries of a node; Patient ID and Patient's Name by a keyed hash of Patient ID and
+issuer. Private elements, overlays, curves and elements that PS3.6 does not know are removed. Patient Identity Removed
+(0012,0062),
+De-identification Method (0012,0063) and Code Sequence (0012,0064), Longitudinal Temporal Information Modified
+(0028,0303) and an item of Contributing Equipment Sequence (0018,A001, 109104 DCM) are written. Recognizable visual
+features are left. Options by `retain`:
+
+{options}
+
+SOP Classes of which copies are made; the second kind only where Burned In Annotation (0028,0301) is NO, none where it
+is YES, where Image Type or Conversion Type speak of a screen, or where an overlay stands in the bits of the pixels. All
+other instances are refused for such a destination:
+
+{_table(("SOP Class", "UID", "taken"), taken)}"""
 
 
 def _pull() -> str:

@@ -3,7 +3,7 @@
 Called by `iap_node.worker.deliver`. A destination with `send: corrected` gets copies as soon as values are accepted for
 a series and differ from what its headers say; until then it gets the originals. One with `send: deidentified` gets
 nothing but de-identified copies, of the headers as they came. Bookkeeping goes by original instance and by the UID that
-was sent (docs/decisions/0014-corrected-copies.md, 0029-deidentified-copies.md).
+was sent (docs/decisions/0014-corrected-copies.md, 0026-deidentified-copies.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Send one series to one destination. The DELIVER handler.
 
-Only instances that the destination has not accepted yet are offered, as they came or as corrected copies
-(`consignment`); what it answers for each is written together with the job's new state. Called by
+Only instances that the destination has not accepted yet are offered, as they came or as corrected or de-identified
+copies (`consignment`); what it answers for each is written together with the job's new state. Called by
 `iap_node.worker.loop`.
 """
 

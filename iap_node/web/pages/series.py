@@ -112,7 +112,7 @@ class Answered:
 
     destination: str
     n_accepted: int
-    n_corrected: int  # of those, sent as corrected copies
+    n_corrected: int  # of those, sent as corrected or de-identified copies
     n: int
     last_at: datetime
     refusals: tuple[tuple[str, int], ...]  # status and comment, how often; the commonest first

@@ -37,6 +37,14 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"kind": "dicomweb", "url": "https://me:secret@pacs/"}, "no password in a URL"),
         ({"kind": "dicomweb", "url": "https://pacs/", "certificate": "c"}, "name both certificate and private_key"),
         ({"ae_title": "X", "host": "h", "port": 104, "path": "x"}, "destinations.there.path: unknown key"),
+        ({"kind": "folder", "path": "x", "retain": ["full_dates"]}, "set send: deidentified, or leave it out"),
+        ({"kind": "folder", "path": "x", "send": "deidentified", "retain": ["uids"]}, "destinations.there.retain"),
+        (
+            {"kind": "folder", "path": "x", "send": "deidentified", "retain": ["full_dates", "modified_dates"]},
+            "either full_dates or modified_dates",
+        ),
+        ({"kind": "folder", "path": "x", "send": "deidentified", "results": True}, "an SR document quotes headers"),
+        ({"ae_title": "X", "host": "h", "port": 104, "transcode": "always"}, "destinations.there.transcode"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, content: dict[str, Any], text: str) -> None:
