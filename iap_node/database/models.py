@@ -319,6 +319,36 @@ def retire(session: Session, model_id: str, who: str, reason: str, now: datetime
     return _registered(row)
 
 
+def forget_packages(session: Session, keep: int, who: str, now: datetime) -> list[RegisteredModel]:
+    """Of the candidates that retraining made and that were never at work, let the packages go but the newest `keep`.
+
+    Their rows, predictions and events stay. The caller removes the folders, as the models named them before, once this
+    is committed.
+    """
+    _one_at_a_time(session)
+    promoted = select(ModelEventRow.model_id).where(ModelEventRow.event == ModelEventKind.PROMOTED)
+    query = (
+        select(ModelRow)
+        .where(
+            ModelRow.state.in_((ModelState.CANDIDATE, ModelState.REFUSED)),
+            ModelRow.folder.is_not(None),
+            ModelRow.model_id.not_in(promoted),
+        )
+        .order_by(ModelRow.registered_at.desc(), ModelRow.model_id)
+    )
+    made_here = [row for row in session.scalars(query) if "retraining" in (row.provenance or {})]
+    gone = []
+    for row in made_here[keep:]:
+        gone.append(_registered(row))
+        row.folder = None
+        if row.state is ModelState.CANDIDATE:
+            row.state = ModelState.RETIRED
+        said = f"its package is removed: the newest {keep} candidates are kept"
+        _note(session, row.model_id, ModelEventKind.RETIRED, who, said, now)
+    session.flush()
+    return gone
+
+
 def note_event(
     session: Session,
     model_id: str,

@@ -80,7 +80,12 @@ def publish(
             now,
             registered.model_id,
         )
-    log.info("retraining ended", run=run.id, model=registered.model_id, state=ended.state, message=ended.message)
+        gone = models.forget_packages(session, node.retraining.keep_candidates, who, now)
+    for one in gone:
+        assert one.folder is not None  # it had one until now
+        shutil.rmtree(node.data_dir / one.folder, ignore_errors=True)
+    log.info("retraining ended", run=run.id, model=registered.model_id, state=ended.state, message=ended.message,
+             packages_removed=len(gone))
     return ended
 
 

@@ -177,7 +177,9 @@ def _data_set(job: Retraining, plan: Plan, name: str, preprocessing: Preprocessi
     folder = job.node.retraining_dir / name
     done = job.work / f"{name}.{_PREPARED_FILE}"
     if not _is_prepared(folder, done):
-        (job.work / FIT / "checkpoint.pt").unlink(missing_ok=True)  # of other data
+        if name == DATA:
+            for made in (FIT, PACKAGE):  # of other data
+                shutil.rmtree(job.work / made, ignore_errors=True)
         _prepare(job, plan, folder, preprocessing)
         partial = done.with_suffix(".partial")
         partial.write_text(json.dumps(dataset.describe(folder)["manifest_sha256"]))

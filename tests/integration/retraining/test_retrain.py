@@ -62,12 +62,14 @@ def test_a_better_candidate_goes_into_shadow_with_where_it_comes_from(make_node:
 
 
 def test_a_candidate_that_is_no_better_is_refused_with_the_reason(make_node: MakeNode) -> None:
-    node = make_node("good")
+    node = make_node("good", epochs=1, keep_candidates=1)
     before = node.champion()
-    run = train(node)
+    first, run = train(node), train(node)
     assert run.state is RetrainingState.REFUSED and "must lie above zero" in run.message
     assert node.model(run.candidate_model_id or "").state is ModelState.REFUSED
     assert node.champion() == before
+    assert node.packages() == sorted([before, run.candidate_model_id or ""]), "the older candidate's is removed"
+    assert node.model(first.candidate_model_id or "").folder is None
 
 
 def test_labels_that_the_champion_is_sure_are_wrong_are_not_trained_on(make_node: MakeNode) -> None:

@@ -110,14 +110,14 @@ def test_a_kill_in_any_stage_leaves_the_champion_and_a_run_that_goes_on(
 def test_a_process_that_is_killed_is_gone_on_with_by_the_scheduler(
     make_node: MakeNode, trainers: Callable[..., Trainer]
 ) -> None:
-    """`python -m training.retrain`, ended by SIGKILL in the middle of its training."""
+    """`python -m training.retrain`, ended by SIGKILL while it reads the archive."""
     node = make_node("poor", epochs=100_000)
     asked = node.ask()
     trainer = trainers(node)
     trainer.look(datetime.now(UTC))
     process = trainer.pid
     assert process is not None
-    wait_for(lambda: node.run(asked.id).stage == "training", "training")
+    wait_for(lambda: node.run(asked.id).stage == "preparing", "the first stage")
     assert os.getpriority(os.PRIO_PROCESS, process) >= os.getpriority(os.PRIO_PROCESS, 0)
     os.kill(process, signal.SIGKILL)
     wait_for(lambda: trainer.pid is None, "the end of the process")
