@@ -128,4 +128,4 @@ def _audit_marks(one: AuditFigures) -> list[Mark]:
 
 def _name(head: HeadFigures) -> str:
     """As plots show it: what is known by association has a mark, which the table below explains in words."""
-    return BY_KEYWORD[head.keyword].title + (" (association)" if head.by_association else "")
+    return BY_KEYWORD[head.keyword].title + (" (assoc.)" if head.by_association else "")
