@@ -407,6 +407,11 @@ def list_events(
     return [_event(row) for row in session.scalars(_events_of(query, model_id, before))]
 
 
+def package_folders(session: Session) -> list[str]:
+    """Folders of all packages that are here, relative to the data directory."""
+    return [folder for folder in session.scalars(select(ModelRow.folder)) if folder is not None]
+
+
 def load_problems(session: Session) -> list[ModelEvent]:
     """What workers say of packages of the champion and of the model in shadow that they cannot load: the last word of
     each worker about each model, where it is bad.

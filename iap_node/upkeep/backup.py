@@ -2,8 +2,9 @@
 `iap-node backup`.
 
 The folder holds, when it is whole: `manifest.json`, written last; `node.sqlite` or `node.dump`; `patient.key`;
-`config.yaml`; `spool/`, laid out as the node's own. All of it says who was examined, in hashes, and the spool says it
-plainly: the folder is for its owner only, and belongs on an encrypted disk.
+`config.yaml`; `models/`, the packages of all registered models; `spool/`, laid out as the node's own. All of it says
+who was examined, in hashes, and the spool says it plainly: the folder is for its owner only, and belongs on an
+encrypted disk.
 
 Rows are of the moment at which the database was copied. What is acknowledged later, or has no row yet, is not in it.
 """
@@ -26,9 +27,11 @@ from iap_node.config.section import Section
 from iap_node.database.consistency import HeldBytes, all_held_bytes, unchanged
 from iap_node.database.dump import dump, file_name
 from iap_node.database.engine import SCHEMA, Database
+from iap_node.database.models import package_folders
 from iap_node.database.quarantine import all_entries
 from iap_node.errors import PermanentError
 from iap_node.spool import Spool, disk_errors_are_retriable
+from iap_node.upkeep.model_copy import copy_packages
 from iap_node.upkeep.spool_copy import Copied, copy_spool
 
 FORMAT = 1
@@ -86,6 +89,9 @@ def back_up(
         partial = folder / f"{name}.part"
         partial.unlink(missing_ok=True)
         rows = dump(database, partial)
+        with rows_of(database, partial) as source, source.reading() as session:
+            packages = package_folders(session)
+        models = copy_packages(config.data_dir, folder, packages)
         copied = None
         if with_spool:
             with rows_of(database, partial) as source:
@@ -111,7 +117,7 @@ def back_up(
             made_at=now.isoformat(),
             database=name,
             rows=rows,
-            files={kept: sha256_of(folder / kept) for kept in (name, KEY, CONFIG)},
+            files={kept: sha256_of(folder / kept) for kept in (name, KEY, CONFIG)} | models,
             spool=None if copied is None else asdict(copied) | {"is_whole": copied.is_whole},
             not_copied=sorted(map(str, _named_files(config, config.data_dir))),
         )

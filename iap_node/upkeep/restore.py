@@ -20,6 +20,7 @@ from iap_node.database.quarantine import all_entries
 from iap_node.errors import PermanentError
 from iap_node.spool import Spool, disk_errors_are_retriable
 from iap_node.upkeep.backup import KEY, SPOOL, Manifest, read_manifest, sha256_of, write_privately
+from iap_node.upkeep.model_copy import MODELS, copy_packages
 from iap_node.upkeep.spool_copy import Copied, copy_spool
 
 RESTORING = "restoring.json"  # in the data directory while it is not whole: which backup
@@ -111,6 +112,8 @@ def _finish(
     is_old = not is_current(database)
     if is_old:
         migrate(database)
+    packages = {name.rpartition("/")[0] for name in manifest.files if name.startswith(f"{MODELS}/")}
+    copy_packages(folder, config.data_dir, packages)
     copied = None
     if manifest.spool is not None:
         copied = copy_spool(

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from iap_node.cli import app
 from iap_node.config import NodeConfig, parse_config
+from iap_node.database import models
 from iap_node.database.dump import ProgramAbsent, count_rows
 from iap_node.database.engine import Database
 from iap_node.database.tables import InstanceRow
@@ -100,6 +101,31 @@ def test_a_node_that_is_receiving_comes_back_with_every_row_and_its_bytes(
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 class TestOfFiles:
     """What does not depend on the database."""
+
+    def test_the_packages_of_registered_models_come_back_and_no_others(
+        self, make_archive: Callable[[], Archive], data: Path
+    ) -> None:
+        archive = make_archive()
+        for name in ("site-1-aaaaaaaa", "site-2-bbbbbbbb", "nobodys"):
+            (data / "models" / name).mkdir(parents=True)
+            (data / "models" / name / "model.json").write_text(name)
+        with archive.database.transaction() as session:
+            for name in ("site-1-aaaaaaaa", "site-2-bbbbbbbb", "gone-1-cccccccc"):
+                models.register_candidate(
+                    session, {}, name, f"models/{name}", None, {}, NOW, manifest_sha256="0" * 64, who="eve"
+                )
+        manifest = take(archive, data)
+        assert {"models/site-1-aaaaaaaa/model.json", "models/site-2-bbbbbbbb/model.json"} < set(manifest.files)
+        take(archive, data)  # once more, over itself
+        bring_back(data)[0].dispose()
+        again = data.parent / f"{data.name}-again" / "models"
+        assert {path.name: (path / "model.json").read_text() for path in again.iterdir()} == {
+            name: name for name in ("site-1-aaaaaaaa", "site-2-bbbbbbbb")
+        }
+        (data.parent / f"{data.name}-backup" / "models/site-1-aaaaaaaa/model.json").write_text("other")
+        shutil.rmtree(again.parent)
+        with pytest.raises(PermanentError, match=r"model\.json"):
+            bring_back(data)
 
     def test_a_backup_that_was_cut_off_goes_on_and_copies_nothing_twice(
         self, make_archive: Callable[[], Archive], data: Path, monkeypatch: pytest.MonkeyPatch
