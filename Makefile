@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint bench bench-ingest bench-audit bench-web bench-replay screenshots soak fuzz clean
+.PHONY: demo run test lint bench bench-ingest bench-audit bench-web bench-replay screenshots soak drill fuzz clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -57,6 +57,10 @@ screenshots: $(STAMP)
 SOAK_MINUTES ?= 30
 soak: $(STAMP)
 	$(BIN)/python -m tests.acceptance.drill soak --minutes $(SOAK_MINUTES) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
+
+# the delivery drill: SERIES=1000 simulated series to ten destinations at fault, workers killed KILLS=100 times
+drill: $(STAMP)
+	$(BIN)/python -m tests.acceptance.drill deliver --series $(or $(SERIES),1000) --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))
 
 # coverage-guided, SECONDS for each target, then hostile peers by the thousand; corpora and findings in build/fuzz
 fuzz: $(STAMP)

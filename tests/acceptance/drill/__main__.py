@@ -1,6 +1,7 @@
 """`python -m tests.acceptance.drill soak --minutes 30`: the crash drill with new seeds until the time is over.
 
-`again RECORDING AT SEED` cuts the power once more where a test or a soak found something.
+`again RECORDING AT SEED` cuts the power once more where a test or a soak found something. `deliver` is the delivery
+drill: a thousand series to ten destinations at fault, by workers that are killed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from tests.acceptance.drill.count import Count
+from tests.acceptance.drill.delivery_drill import deliver_to_ten
 from tests.acceptance.drill.power_cut import Cut, cut_after_cuts, cut_everywhere, cut_power
 from tests.acceptance.drill.process_drill import kill_database, kill_listener, kill_listener_processes, kill_node
 from tests.acceptance.drill.recorder import build_recorder
@@ -86,6 +88,17 @@ def again(folder: Path, cut: Cut) -> int:
     return 1 if findings else 0
 
 
+def deliver(n_series: int, n_kills: int, seed: int, folder: Path) -> int:
+    """The delivery drill once; exit status 1 when the books do not balance."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    balance = deliver_to_ten(folder, seed, n_series, n_kills)
+    print(*balance.table(), sep="\n")
+    print(*balance.faults[:20], sep="\n", file=sys.stderr)
+    return int(bool(balance.faults))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.drill", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -97,10 +110,17 @@ def main() -> int:
     repeating.add_argument("recording", type=Path)
     repeating.add_argument("at", type=int)
     repeating.add_argument("seed", type=int)
+    delivering = commands.add_parser("deliver", help="the delivery drill, once")
+    delivering.add_argument("--series", type=int, default=1000)
+    delivering.add_argument("--kills", type=int, default=100)
+    delivering.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    delivering.add_argument("--folder", type=Path, default=Path("build/delivery-drill"))
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     if arguments.command == "soak":
         return soak(arguments.minutes, arguments.seed, arguments.folder.resolve())
+    if arguments.command == "deliver":
+        return deliver(arguments.series, arguments.kills, arguments.seed, arguments.folder.resolve())
     return again(arguments.recording.resolve(), Cut(arguments.at, arguments.seed))
 
 

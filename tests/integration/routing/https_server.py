@@ -37,7 +37,8 @@ class HttpsServer:
 
 
 @contextmanager
-def running(context: ssl.SSLContext) -> Iterator[HttpsServer]:
+def running(context: ssl.SSLContext | None) -> Iterator[HttpsServer]:
+    """A server while the block runs; without a context it speaks HTTP, as on one machine it may."""
     server = HttpsServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -46,7 +47,7 @@ def running(context: ssl.SSLContext) -> Iterator[HttpsServer]:
         def do_POST(self) -> None:
             chunked = self.headers.get("Transfer-Encoding") == "chunked"
             body = _chunks(self) if chunked else self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            certificate = self.connection.getpeercert()  # type: ignore[attr-defined]
+            certificate = None if context is None else self.connection.getpeercert()  # type: ignore[attr-defined]
             request = Received(self.command, self.path, dict(self.headers.items()), body, certificate)
             server.received.append(request)
             answer = server.answer(request)
@@ -69,7 +70,8 @@ def running(context: ssl.SSLContext) -> Iterator[HttpsServer]:
             pass  # clients that hang up are what is tested
 
     http = Quiet(("127.0.0.1", 0), Handler)
-    http.socket = context.wrap_socket(http.socket, server_side=True)
+    if context is not None:
+        http.socket = context.wrap_socket(http.socket, server_side=True)
     server.port = http.server_address[1]
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
