@@ -114,8 +114,8 @@ def _instance_readings(parameter: AcquisitionParameter, ds: Dataset) -> list[_Re
     if parameter.keyword == "ContrastBolusAgent":
         return [_contrast_agent(ds, tag)]
     if parameter.keyword == "SequenceFamily":
-        raw = raw_text(ds, tag) or _enhanced_scanning_sequence(ds)
-        return [_Reading(raw, canonical(parameter.keyword, raw))] if raw else []
+        terms = raw_text(ds, tag) or _enhanced_scanning_sequence(ds)
+        return [_Reading(terms, canonical(parameter.keyword, terms))] if terms else []
     raws: list[str] = []
     if SHARED_GROUPS in ds or PER_FRAME_GROUPS in ds:
         if parameter.keyword == "AcquisitionMatrix":

@@ -128,8 +128,8 @@ PARAMETERS: tuple[AcquisitionParameter, ...] = (
     ),
 )
 
-# Beyond the paper's. What is computed from several elements and no element could be given: a model may predict it, rules
-# may ask for it and the header is read for it, but it is not held against the header, and nothing is ever suggested.
+# Beyond the paper's. Computed from several elements, none of which could be given its value: a model may predict it,
+# rules may ask for it and the header is read for it, but it is not held against the header and never suggested.
 FURTHER_PARAMETERS: tuple[AcquisitionParameter, ...] = (
     AcquisitionParameter("SequenceFamily", (0x0018, 0x0020), "Sequence Family", Nature.TEXT),
 )

@@ -1,9 +1,8 @@
 """`iap-train`: the commands, and where training is wired together.
 
-One module per kind of command: `simulate`, `prepare`, `fitting` (fit, recalibrate), `evaluation` (evaluate), `shipped`
-(reference), `checkpoint` (import-checkpoint).
-Progress with the time left is shown on a terminal; elsewhere one line per epoch is logged. Nothing here
-runs inside the node.
+One module per kind of command: `simulate`, `prepare`, `analysis` (analyze, crossvalidate), `fitting` (fit,
+recalibrate), `evaluation` (evaluate), `shipped` (reference), `checkpoint` (import-checkpoint). Progress with the time
+left is shown on a terminal; elsewhere one line per epoch is logged. Nothing here runs inside the node.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import typer
 
 from iap_node.errors import NodeError
 from training import dataset
-from training.cli import checkpoint, evaluation, fitting, prepare, shipped, simulate
+from training.cli import analysis, checkpoint, evaluation, fitting, prepare, shipped, simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +22,7 @@ app = typer.Typer(
     help="Trains, calibrates and evaluates model packages; nothing here runs inside the node.",
 )
 
-for module in (simulate, prepare, fitting, evaluation, shipped, checkpoint):
+for module in (simulate, prepare, analysis, fitting, evaluation, shipped, checkpoint):
     app.registered_commands += module.commands.registered_commands
 
 

@@ -89,7 +89,9 @@ def fit_to_package(
     """
     training = dataset.load(data, "training")
     if dataset.preprocessing_of(data) != recipe.preprocessing:
-        raise dataset.DataSetError(f"{data} was not prepared for recipe {recipe.name}; run iap-train simulate --recipe")
+        raise dataset.DataSetError(
+            f"{data} was not prepared for recipe {recipe.name}; run iap-train simulate or prepare with --recipe"
+        )
     heads = recipes.heads_for(recipe, training.labels)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     group = processes.current()

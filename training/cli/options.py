@@ -20,6 +20,7 @@ class RecipeName(StrEnum):
 
     REFERENCE = "reference"
     PAPER = "paper"
+    SMALL = "small"
 
 
 class SplitName(StrEnum):
@@ -39,7 +40,9 @@ class LayoutName(StrEnum):
 
 
 DataFolder = Annotated[Path, typer.Argument(help="Folder of the data set.")]
-RecipeOption = Annotated[RecipeName, typer.Option("--recipe", help="reference, or paper (arXiv 2303.04911).")]
+RecipeOption = Annotated[
+    RecipeName, typer.Option("--recipe", help="reference, paper (arXiv 2303.04911), or small, for dozens of series.")
+]
 LayoutOption = Annotated[LayoutName, typer.Option("--layout", help="Head layout of the paper's recipe.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
 SeriesOption = Annotated[int, typer.Option("--series", min=1, help="Simulated series for training, one patient each.")]
@@ -60,4 +63,6 @@ def recipe_named(name: RecipeName, layout: LayoutName) -> recipes.Recipe:
     """The recipe that the options name."""
     if name is RecipeName.REFERENCE:
         return recipes.REFERENCE
+    if name is RecipeName.SMALL:
+        return recipes.SMALL
     return recipes.paper("47" if layout is LayoutName.REGRESSED else "96")
