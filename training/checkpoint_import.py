@@ -21,7 +21,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from iap_node.dicom.parameters import BY_KEYWORD
+from iap_node.dicom.parameters import PARAMETERS
 from iap_node.inference.heads import Head, n_outputs
 from iap_node.inference.network import ResNet18
 from iap_node.inference.package import (
@@ -135,8 +135,9 @@ def read_vocabulary(text: str) -> dict[str, list[str]]:
         read = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise CheckpointError(f"the vocabulary is no YAML: {error}") from error
-    if not isinstance(read, dict) or list(read) != list(BY_KEYWORD):
-        raise CheckpointError(f"the vocabulary must list the classes of {', '.join(BY_KEYWORD)}, in this order")
+    keywords = [parameter.keyword for parameter in PARAMETERS]
+    if not isinstance(read, dict) or list(read) != keywords:
+        raise CheckpointError(f"the vocabulary must list the classes of {', '.join(keywords)}, in this order")
     if any(not isinstance(one, list) or any(not isinstance(item, str) for item in one) for one in read.values()):
         raise CheckpointError("the vocabulary must give a list of texts (numbers in quotes) for every parameter")
     return {str(keyword): list(classes) for keyword, classes in read.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from iap_node.dicom.parameters import PARAMETERS
 from training.simulation.series import SimulatedSeries, simulate_series
 
 SERIES = 200
@@ -42,6 +43,10 @@ def size(series: SimulatedSeries) -> list[float]:
     return [*one_hot, float(np.log(largest)), float(largest > 4095.0)]
 
 
+KEYWORDS = [parameter.keyword for parameter in PARAMETERS]
+TOLD_BY_GREY_VALUES = ("Manufacturer", "ManufacturerModelName", "ScanOptions", "MagneticFieldStrength", "EchoTime",
+                       "RepetitionTime")  # fmt: skip
+
 STATISTICS = {"histogram": histogram, "border": border, "size": size}
 
 
@@ -49,13 +54,16 @@ STATISTICS = {"histogram": histogram, "border": border, "size": size}
 def sample() -> tuple[dict[str, NDArray[np.float64]], dict[str, list[str | float]]]:
     rng = np.random.default_rng(2024)
     features: dict[str, list[list[float]]] = {name: [] for name in STATISTICS}
-    labels: dict[str, list[str | float]] = {"Manufacturer": [], "AcquisitionMatrix": []}
+    labels: dict[str, list[str | float]] = {keyword: [] for keyword in KEYWORDS}
     for _ in range(SERIES):
         series = simulate_series(rng, 2, slice_positions=[0.4, 0.55])
         for name, statistic in STATISTICS.items():
             features[name].append(statistic(series))
         for keyword, values in labels.items():
             values.append(series.labels[keyword])
+    for keyword in ("EchoTime", "RepetitionTime"):
+        middle = float(np.median([float(value) for value in labels[keyword]]))
+        labels[keyword] = ["longer" if float(value) > middle else "shorter" for value in labels[keyword]]
     return {name: np.array(rows) for name, rows in features.items()}, labels
 
 
@@ -85,16 +93,10 @@ def gain_over_majority(features: NDArray[np.float64], labels: list[str | float])
 @pytest.mark.parametrize(
     ("keyword", "statistics", "ceiling"),
     [
-        ("Manufacturer", ("border",), 0.07),
-        ("Manufacturer", ("size",), 0.07),
-        ("Manufacturer", ("border", "size"), 0.07),
-        ("Manufacturer", ("histogram",), 0.18),
-        ("Manufacturer", ("histogram", "border", "size"), 0.18),
-        ("AcquisitionMatrix", ("border",), 0.07),
-        ("AcquisitionMatrix", ("size",), 0.07),
-        ("AcquisitionMatrix", ("border", "size"), 0.07),
-        ("AcquisitionMatrix", ("histogram",), 0.12),
-        ("AcquisitionMatrix", ("histogram", "border", "size"), 0.12),
+        (keyword, statistics, grey if "histogram" in statistics else 0.07)
+        for keyword in KEYWORDS
+        for grey in (0.18 if keyword in TOLD_BY_GREY_VALUES else 0.12,)
+        for statistics in (("border",), ("size",), ("border", "size"), ("histogram",), ("histogram", "border", "size"))
     ],
 )
 def test_grey_values_border_and_size_do_not_name_the_scanner(
