@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from iap_node.dicom.parameters import ALL_PARAMETERS, BY_KEYWORD, Nature
+from iap_node.dicom.parameters import ALL_PARAMETERS, BY_KEYWORD, PARAMETERS, Nature
 from iap_node.inference.heads import Head
 from iap_node.inference.preprocess import PAPER, Preprocessing
 from iap_node.records import ParameterKind
@@ -61,6 +61,8 @@ class Recipe:
         target; see `training.losses`.
     rare_classes
         Power of the inverse frequency by which rare classes weigh more; 0: all series alike.
+    further
+        Whether parameters beyond the paper's get heads where there are labels.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Recipe:
     bfloat16: bool = False
     ordinal: tuple[tuple[str, float], ...] = ()
     rare_classes: float = 0.0
+    further: bool = True
 
 
 REFERENCE = Recipe(
@@ -130,6 +133,7 @@ def paper(layout: Layout = "96") -> Recipe:
         schedule="constant",
         batch_size=512,
         epochs=100,
+        further=False,
     )
 
 
@@ -144,7 +148,7 @@ def heads_for(recipe: Recipe, labels: Sequence[Labels]) -> tuple[Head, ...]:
     A parameter with fewer than two classes in the labels gets no head: there is nothing to learn.
     """
     heads = []
-    for parameter in ALL_PARAMETERS:
+    for parameter in ALL_PARAMETERS if recipe.further else PARAMETERS:
         keyword = parameter.keyword
         values = [value for label in labels if (value := label.get(keyword)) is not None]
         if keyword in recipe.continuous:

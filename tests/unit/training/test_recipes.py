@@ -41,6 +41,14 @@ def test_published_layouts_have_their_number_of_outputs_on_the_duke_vocabulary(l
     assert n_outputs(heads_for(paper(layout), duke_labels())) == int(layout)
 
 
+def test_published_recipe_has_no_head_beyond_the_paper():
+    labels = [
+        label | {"SequenceFamily": ("gradient echo", "spin echo")[row % 2]} for row, label in enumerate(duke_labels())
+    ]
+    assert n_outputs(heads_for(paper(), labels)) == 96
+    assert heads_for(REFERENCE, labels)[-1].keyword == "SequenceFamily"
+
+
 def test_published_recipe_is_that_of_the_paper():
     recipe = paper()
     assert recipe.preprocessing == PAPER
