@@ -74,7 +74,7 @@ def test_a_candidate_that_is_no_better_is_refused_with_the_reason(make_node: Mak
 
 def test_labels_that_the_champion_is_sure_are_wrong_are_not_trained_on(make_node: MakeNode) -> None:
     node = make_node("good")
-    node.file(relabelled(40))
+    node.file(relabelled(25))
     run = train(node)
     assert run.state is RetrainingState.REFUSED and run.candidate_model_id is None
     assert "Manufacturer: the model at work is sure that" in run.message and "Nothing was trained" in run.message
@@ -82,8 +82,8 @@ def test_labels_that_the_champion_is_sure_are_wrong_are_not_trained_on(make_node
 
 
 def test_gates_refuse_a_model_that_wrong_labels_have_made_worse(make_node: MakeNode) -> None:
-    node = make_node("good", guards={"max_contradicted": 1.0})
-    node.file(relabelled(130))
+    node = make_node("good", guards={"max_contradicted": 1.0}, epochs=8)
+    node.file(relabelled(120))
     run = train(node)
     assert run.state is RetrainingState.REFUSED
     refused = {gate.name for gate in node.model(run.candidate_model_id or "").gates or () if not gate.passed}
