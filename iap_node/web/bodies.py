@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 2 * 1024**2  # of forms and JSON: the rules of the editor are the longest
-UPLOAD = "/upload"
+UPLOADS = frozenset({"/upload", "/api/v1/files"})
 STOW = "/dicomweb/"  # asks first who sends, and counts itself what it reads
 
 
@@ -32,7 +32,7 @@ class BodyLimit:
         if scope["type"] != "http" or scope["path"].startswith(STOW):
             await self._app(scope, receive, send)
             return
-        most = self._most_upload_bytes if scope["path"] == UPLOAD else MOST_BYTES
+        most = self._most_upload_bytes if scope["path"] in UPLOADS else MOST_BYTES
         n_bytes = 0
 
         async def counted() -> Message:

@@ -3,7 +3,19 @@
 Answers are records as JSON; lists come in pages with a cursor; errors are `application/problem+json`.
 """
 
-from iap_node.web.api import corrections, findings, models, queue, results, series, status
+from iap_node.web.api import (
+    corrections,
+    files,
+    findings,
+    models,
+    people,
+    queue,
+    reports,
+    results,
+    rules,
+    series,
+    status,
+)
 
 API_ROUTERS = (
     status.router,
@@ -13,4 +25,8 @@ API_ROUTERS = (
     findings.router,
     queue.router,
     models.router,
+    rules.router,
+    reports.router,
+    files.router,
+    people.router,
 )

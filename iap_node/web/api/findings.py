@@ -1,10 +1,11 @@
-"""`/api/v1/findings`: the inbox, one finding with its witnesses, decisions, and the rules of dismissal."""
+"""`/api/v1/findings`: the inbox and its CSV, one finding with its witnesses, decisions, and the rules of dismissal."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from iap_node.database.dismissal_rules import rules
@@ -62,10 +63,59 @@ class Withdrawal(BaseModel):
     reason: str = Field("", max_length=1000)
 
 
-@router.get("/findings", response_model=Page[dict[str, Any]])
-def inbox(
-    node: Node,
-    _: Viewer,
+class WhichFindings(BaseModel):
+    """Findings that have all of this; empty: any. Without states: those that can become what is asked for."""
+
+    states: list[FindingState] = Field([], max_length=10)
+    severities: list[Severity] = Field([], max_length=10)
+    kinds: list[FindingKind] = Field([], max_length=20)
+    witnesses: list[Witness] = Field([], max_length=10)
+    check: str = Field("", max_length=128)
+    element: str = Field("", max_length=128)
+    manufacturer: str = Field("", max_length=128)
+    model: str = Field("", max_length=128)
+    serial_number: str = Field("", max_length=128)
+    series_id: int | None = Field(None, ge=1, le=2**62)
+
+    def filter(self) -> FindingFilter:
+        """What the database is asked."""
+        named = self.manufacturer or self.model or self.serial_number
+        return FindingFilter(
+            states=tuple(self.states),
+            severities=tuple(self.severities),
+            kinds=tuple(self.kinds),
+            witnesses=tuple(self.witnesses),
+            checks=(self.check,) if self.check else (),
+            elements=(self.element,) if self.element else (),
+            scanner=Scanner(self.manufacturer, self.model, self.serial_number) if named else None,
+            series_id=self.series_id,
+        )
+
+    @property
+    def text(self) -> str:
+        """For people, as the audit trail has it."""
+        said = ", ".join(f"{key} {value}" for key, value in self.model_dump(mode="json").items() if value)
+        return f"all findings of {said}" if said else "all findings"
+
+
+class DecisionOnAll(BaseModel):
+    """What becomes of all findings that a filter admits."""
+
+    which: WhichFindings
+    state: FindingState = Field(description="accepted as suggested, dismissed (with a reason) or open again")
+    reason: str = Field("", max_length=1000)
+    expected: int | None = Field(
+        None, ge=0, description="`matching` of an answer before; null: only count, nothing is decided"
+    )
+
+
+class DecidedAll(Decided):
+    """How many became that, of those that the filter admitted."""
+
+    matching: int
+
+
+def _asked(
     state: Annotated[list[FindingState] | None, Query()] = None,
     severity: Annotated[list[Severity] | None, Query()] = None,
     kind: Annotated[list[FindingKind] | None, Query()] = None,
@@ -76,23 +126,39 @@ def inbox(
     model: Text = "",
     serial_number: Text = "",
     series_id: Annotated[int | None, Query(ge=1, le=2**62)] = None,
+) -> FindingFilter:
+    return WhichFindings.model_construct(
+        states=state or [FindingState.OPEN], severities=severity or [], kinds=kind or [], witnesses=witness or [],
+        check=check, element=element, manufacturer=manufacturer, model=model, serial_number=serial_number,
+        series_id=series_id,
+    ).filter()  # fmt: skip
+
+
+Asked = Annotated[FindingFilter, Depends(_asked)]
+
+
+@router.get("/findings", response_model=Page[dict[str, Any]])
+def inbox(
+    node: Node,
+    _: Viewer,
+    which: Asked,
     order: FindingOrder = FindingOrder.WORST,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """Findings; open ones unless other states are named."""
-    which = FindingFilter(
-        states=tuple(state or (FindingState.OPEN,)),
-        severities=tuple(severity or ()),
-        kinds=tuple(kind or ()),
-        witnesses=tuple(witness or ()),
-        checks=(check,) if check else (),
-        elements=(element,) if element else (),
-        scanner=Scanner(manufacturer, model, serial_number) if manufacturer or model or serial_number else None,
-        series_id=series_id,
-    )
     with node.database.reading() as session:
         return page_of(list_findings(session, which, order, limit + 1, cursor), limit)
+
+
+@router.get(
+    "/findings.csv",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+)
+def as_csv(node: Node, _: Viewer, which: Asked) -> StreamingResponse:
+    """All that the filter admits, safe against formula injection."""
+    return StreamingResponse(actions.csv_of(node, which), media_type="text/csv")
 
 
 @router.get("/findings/rules")
@@ -132,4 +198,22 @@ def decide(node: Node, physicist: Physicist, asked: Decision) -> Decided:
     done = actions.decide(node, physicist, asked.findings, asked.state, asked.reason, value)
     return Decided(
         decided=done.n_decided, other_state=done.n_other_state, nothing_suggested=done.n_nothing_suggested
+    )
+
+
+@router.post("/findings/decisions/all")
+def decide_on_all(node: Node, physicist: Physicist, asked: DecisionOnAll) -> DecidedAll:
+    """Accept, dismiss or reopen all that a filter admits: first counted, then decided while there are as many."""
+    which = actions.deciding(asked.which.filter(), asked.state)
+    matching = actions.count(node, which)
+    if asked.expected is None:
+        return DecidedAll(matching=matching, decided=0, other_state=0, nothing_suggested=0)
+    if asked.expected != matching:
+        raise HTTPException(409, f"there were {asked.expected}, now there are {matching}: look at them again")
+    done = actions.decide(node, physicist, which, asked.state, asked.reason, told=asked.which.text)
+    return DecidedAll(
+        matching=matching,
+        decided=done.n_decided,
+        other_state=done.n_other_state,
+        nothing_suggested=done.n_nothing_suggested,
     )

@@ -1,22 +1,26 @@
-"""`/api/v1/jobs`, `/api/v1/quarantine`, `/api/v1/destinations`: the work, what could not be filed, where series go."""
+"""`/api/v1/jobs`, `/quarantine`, `/destinations`: the work, what could not be filed, where series go."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
-from iap_node.database import accounts, jobs
+from iap_node.database import jobs
+from iap_node.database.destination_health import pauses
 from iap_node.database.destinations import destination_counts
 from iap_node.database.quarantine import list_entries
 from iap_node.records import JobState
-from iap_node.web.api.paging import Limit, plain
+from iap_node.web.actions import destinations as destination_actions
+from iap_node.web.actions import queue as actions
+from iap_node.web.api.paging import Cursor, Limit, Page, page_of, plain
 from iap_node.web.identity import Operator, Viewer
 from iap_node.web.node import Node
 
 router = APIRouter(tags=["queue"])
+
+Name = Annotated[str, Path(max_length=128, description="As the configuration names it.")]
 
 
 class Retry(BaseModel):
@@ -31,36 +35,83 @@ class Requeued(BaseModel):
     requeued: int
 
 
-@router.get("/jobs")
+class Echoed(BaseModel):
+    """How a destination answered a try."""
+
+    answered: bool
+    text: str = Field(description="how fast, or what is wrong and what helps")
+
+
+class DestinationStatus(BaseModel):
+    """One destination: what went there, and how it does."""
+
+    name: str
+    kind: str | None = Field(description="null: the configuration names it no more")
+    address: str | None
+    sends: str | None = Field(description="original or corrected instances, or the result alone")
+    results: bool | None = Field(description="whether an SR document follows")
+    deliveries: dict[str, Any] | None = Field(description="by state, with the last error; null: none was due yet")
+    pause: dict[str, Any] | None = Field(description="until when it is left alone, since it failed too often")
+
+
+@router.get("/jobs", response_model=Page[dict[str, Any]])
 def list_jobs(
-    node: Node, _: Viewer, state: Annotated[list[JobState] | None, Query()] = None, limit: Limit = 100
-) -> list[dict[str, Any]]:
-    """What waits, what runs, and the dead letters with their reasons."""
+    node: Node,
+    _: Viewer,
+    state: Annotated[list[JobState] | None, Query()] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """What waits, what runs, and the dead letters with their reasons, the newest first."""
     wanted = state or [JobState.READY, JobState.LEASED, JobState.DEAD]
     with node.database.reading() as session:
-        return [plain(one) for one in jobs.list_jobs(session, wanted, limit)]
+        return page_of(jobs.list_jobs(session, wanted, limit + 1, cursor), limit)
 
 
 @router.post("/jobs/retry")
 def retry(node: Node, operator: Operator, asked: Retry) -> Requeued:
     """Put dead letters back with a fresh count of attempts."""
-    now = datetime.now(UTC)
-    with node.database.transaction() as session:
-        n = jobs.retry(session, asked.jobs, now)
-        subject = "all dead letters" if asked.jobs is None else ", ".join(map(str, asked.jobs))
-        accounts.note(session, operator.name, "requeue jobs", subject, now, f"{n} put back", operator.address)
-    return Requeued(requeued=n)
+    return Requeued(requeued=actions.requeue(node, operator, asked.jobs))
 
 
-@router.get("/quarantine")
-def quarantine(node: Node, _: Viewer, limit: Limit = 100) -> list[dict[str, Any]]:
+@router.get("/quarantine", response_model=Page[dict[str, Any]])
+def quarantine(node: Node, _: Viewer, limit: Limit = 100, cursor: Cursor = None) -> dict[str, Any]:
     """What could not be filed, the newest first."""
     with node.database.reading() as session:
-        return [plain(one) for one in list_entries(session, limit)]
+        return page_of(list_entries(session, limit + 1, cursor), limit)
 
 
 @router.get("/destinations")
-def destinations(node: Node, _: Viewer) -> list[dict[str, Any]]:
-    """Deliveries by destination, and the last error."""
+def destinations(node: Node, _: Viewer) -> list[DestinationStatus]:
+    """Those of the configuration, and others that anything was ever sent to, by name."""
     with node.database.reading() as session:
-        return [plain(one) for one in destination_counts(session)]
+        counts = {one.destination: plain(one) for one in destination_counts(session)}
+        paused = {one.destination: plain(one) for one in pauses(session)}
+    found = []
+    for name in sorted({*node.config.destinations, *counts}):
+        config = node.config.destinations.get(name)
+        found.append(
+            DestinationStatus(
+                name=name,
+                kind=None if config is None else getattr(config, "kind", "dicom"),
+                address=None if config is None else config.address,
+                sends=None if config is None else config.send,
+                results=None if config is None else config.results,
+                deliveries=counts.get(name),
+                pause=paused.get(name),
+            )
+        )
+    return found
+
+
+@router.post("/destinations/{name}/echo")
+def echo(node: Node, operator: Operator, name: Name) -> Echoed:
+    """Try a destination, now; nothing is left there."""
+    found = destination_actions.echo(node, operator, name)
+    return Echoed(answered=found.answered, text=found.text)
+
+
+@router.post("/destinations/{name}/requeue")
+def requeue(node: Node, operator: Operator, name: Name) -> Requeued:
+    """Put the dead letters of a destination back."""
+    return Requeued(requeued=actions.requeue_of(node, operator, name))

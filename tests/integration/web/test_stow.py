@@ -248,7 +248,7 @@ def test_a_node_that_takes_nothing_by_stow_says_so(client: Callable[[], TestClie
 
 
 END = f"--{BOUNDARY}--".encode()
-HOSTILE: dict[str, tuple[Callable[[bytes], bytes], int, int]] = {  # what follows a whole instance; status, how many stay
+HOSTILE: dict[str, tuple[Callable[[bytes], bytes], int, int]] = {  # what follows a whole instance; what comes of it
     "no last boundary": (part, 400, 1),
     "cut off within an instance": (lambda file: part(file)[:-100], 400, 1),
     "cut off within its headers": (lambda file: part(file)[:30], 400, 1),
