@@ -1,11 +1,12 @@
 """`iap-node`: the commands, and the only place where rooms are wired together.
 
 One module per kind of command: `setup` (init, check-config, migrate), `roles` (serve and each role alone), `archive`
-(import, status, series, show), `routing` (routes, why, held, hold, release, reroute, replay, coverage), `rejudge`, `findings` (with
-`decisions`), `queue` (jobs, retry), `echo` (of destinations), `quarantine` (list, show, retry, delete), `upkeep`
-(retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens), `correct` (corrected
-copies), `results` (SR documents), `protocols` (the habits of scanners), `alarms` (how often the pixels doubt headers),
-`notify` (who is told what is wrong), `backup` (and restore), `retrain` (the model, on the node's own archive), `models` (which is at work).
+(import, status, series, show), `routing` (routes, why, held, hold, release, reroute, replay, coverage), `rejudge`,
+`findings` (with `decisions`), `queue` (jobs, retry), `echo` (of destinations), `quarantine` (list, show, retry,
+delete), `upkeep` (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens),
+`correct` (corrected copies), `results` (SR documents), `protocols` (the habits of scanners), `alarms` (how often the
+pixels doubt headers), `notify` (who is told what is wrong), `backup` (and restore), `retrain` (the model, on the
+node's own archive), `models` (which is at work).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -32,6 +33,7 @@ from iap_node.cli import (
     pull,
     quarantine,
     queue,
+    rejudge,
     report,
     results,
     retrain,
@@ -78,6 +80,7 @@ export.add_to(app)
 pull.add_to(app)
 models.add_to(app)
 queue.add_to(app)
+rejudge.add_to(app)
 echo.add_to(app)
 quarantine.add_to(app)
 upkeep.add_to(app)

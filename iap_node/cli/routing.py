@@ -1,4 +1,4 @@
-"""`routes`, `why`, `held`, `release`, `reroute`, `replay`, `coverage`: where series go, why, and what if."""
+"""`routes`, `why`, `held`, `hold`, `release`, `reroute`, `replay`, `coverage`: where series go, why, and what if."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
-    for command in (routes, why, held, release, reroute, replay, coverage):
+    for command in (routes, why, held, hold, release, reroute, replay, coverage):
         app.command(command.__name__)(command)
 
 
@@ -100,7 +100,7 @@ def why(series_uid: str = SERIES, config_path: Path = CONFIG, as_json: bool = JS
         decision = rows.latest_decision(session, series.id)
         changes = rows.route_changes(session, series.id)
         rules = None if decision is None else rows.rules_of(session, decision.rules_version)
-        waits = bool(rows.held_series(session, series_id=series.id))
+        waits = rows.held_series(session, series_id=series.id)
     if decision is None:
         complain(f"series {series.series_instance_uid} is {series.state} and was not judged yet: it has no route")
         raise typer.Exit(Exit.NOT_FOUND)
@@ -109,7 +109,7 @@ def why(series_uid: str = SERIES, config_path: Path = CONFIG, as_json: bool = JS
             {
                 "series_instance_uid": series.series_instance_uid,
                 "revision": series.judged_revision,
-                "waits_for_a_person": waits,
+                "waits_for_a_person": bool(waits),
                 "decision": decision,
                 "changes": changes,
                 "deliveries": series.deliveries,
@@ -123,11 +123,12 @@ def why(series_uid: str = SERIES, config_path: Path = CONFIG, as_json: bool = JS
     for delivery in series.deliveries:
         out.print(Text(f"  {printable(delivery.text)}"))
     if waits:
-        out.print(Text("waits for a person: `iap-node release` or `iap-node reroute --to`", style="bold"))
+        why_held = f"{printable(waits[0].held)}, since {printable(waits[0].held_at)}"
+        out.print(Text(f"waits for a person, {why_held}: `iap-node release` or `iap-node reroute --to`", style="bold"))
 
 
 def held(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON) -> None:
-    """Series that a rule holds for a person, those first that wait longest. Nothing of them is sent meanwhile."""
+    """Series that a rule or a person holds, those first that wait longest. Nothing of them is sent meanwhile."""
     from iap_node.database import routes as rows
 
     _, database = open_node(config_path)
@@ -156,6 +157,37 @@ def held(config_path: Path = CONFIG, limit: int = LIMIT, as_json: bool = JSON) -
     )
 
 
+def hold(
+    series_uid: str = SERIES,
+    reason: str = typer.Option(..., "--reason", "-r", help="Why: others will ask why nothing arrives."),
+    who: str | None = WHO,
+    config_path: Path = CONFIG,
+    as_json: bool = JSON,
+) -> None:
+    """Let nothing of a series be sent until somebody says `release` or `reroute`, whatever is judged meanwhile.
+
+    Deliveries that wait, wait on; late instances wait too. What is being sent at this moment is
+    sent. Exit code 1 when it is held already.
+    """
+    from iap_node.database import accounts
+    from iap_node.database import routes as rows
+
+    if not reason.strip():
+        raise typer.BadParameter("say why", param_hint="--reason")
+    _, database = open_node(config_path)
+    with database.reading() as session:
+        series = named_series(session, series_uid)
+    now, person = datetime.now(UTC), who or user_of_this_session()
+    with database.transaction() as session:
+        under_way = rows.hold(session, series.id, person, reason.strip(), now)
+        accounts.note(session, person, "hold series", str(series.id), now, reason.strip())
+    if as_json:
+        print_json({"series_instance_uid": series.series_instance_uid, "under_way": under_way})
+    else:
+        goes_on = f"; {under_way} deliveries are under way and go on" if under_way else ""
+        console().print(Text(f"held: nothing more is sent until it is released{goes_on}"), soft_wrap=True)
+
+
 def release(
     series_uid: str = SERIES,
     reason: str = REASON,
@@ -164,6 +196,7 @@ def release(
     as_json: bool = JSON,
 ) -> None:
     """Let a held series go where the rules would have sent it. Exit code 4 when it is not held."""
+    from iap_node.database import accounts
     from iap_node.database import routes as rows
 
     _, database = open_node(config_path)
@@ -171,14 +204,19 @@ def release(
         series = named_series(session, series_uid)
     try:
         with database.transaction() as session:
-            sent = rows.release(session, series.id, who or _user(), reason, datetime.now(UTC))
+            now, person = datetime.now(UTC), who or user_of_this_session()
+            sent = rows.release(session, series.id, person, reason, now)
+            accounts.note(session, person, "release series", str(series.id), now, ", ".join(sent))
     except rows.NotHeld as error:
         complain(error)
         raise typer.Exit(Exit.NOT_FOUND) from error
     if as_json:
         print_json({"series_instance_uid": series.series_instance_uid, "destinations": sent})
     else:
-        console().print(Text(f"released: goes to {printable(', '.join(sent)) or 'nowhere, it stays here'}"))
+        where = printable(", ".join(sent)) or (
+            "nowhere, it stays here" if series.judged_revision is not None else "where its judgement will say"
+        )
+        console().print(Text(f"released: goes to {where}"))
 
 
 def reroute(
@@ -194,6 +232,7 @@ def reroute(
     What still waits for other destinations, or is a dead letter there, ends; what was delivered stays delivered.
     """
     from iap_node.config.section import did_you_mean
+    from iap_node.database import accounts
     from iap_node.database import routes as rows
 
     config, database = open_node(config_path)
@@ -205,7 +244,9 @@ def reroute(
     with database.reading() as session:
         series = named_series(session, series_uid)
     with database.transaction() as session:
-        revision = rows.reroute(session, series.id, destinations, who or _user(), reason, datetime.now(UTC))
+        now, person = datetime.now(UTC), who or user_of_this_session()
+        revision = rows.reroute(session, series.id, destinations, person, reason, now)
+        accounts.note(session, person, "reroute series", str(series.id), now, ", ".join(destinations))
     if as_json:
         print_json(
             {
@@ -371,7 +412,8 @@ def _percent(part: float | None) -> str:
     return "" if part is None else f"{100.0 * part:.1f} %"
 
 
-def _user() -> str:
+def user_of_this_session() -> str:
+    """Who decides, where nobody says so: the operating system's name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

@@ -1,7 +1,7 @@
 """Study, series, instance: what came in, what is in conflict with it, and when a series is complete.
 
 `iap_node.database.reception` makes the rows. `complete_quiet_series` is called by the scheduler, `complete_series` when
-an association is released, `judge_again` by the console.
+an association is released, `judge_again` by the console and `iap-node rejudge`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from iap_node.records import JobKind, SeriesState
 
 __all__ = [
     "ArchivedInstance",
+    "BytesGone",
     "Conflict",
+    "JudgementWaits",
     "NotJudgedAgain",
     "SeriesSummary",
     "UnknownSeries",
@@ -32,11 +34,20 @@ __all__ = [
     "judge_again",
     "list_conflicts",
     "list_series",
+    "series_to_judge_again",
 ]
 
 
 class NotJudgedAgain(PermanentError):
     """The series waits for its judgement anyway, or not all of it is here any more."""
+
+
+class JudgementWaits(NotJudgedAgain):
+    """It is in the queue already, or still coming."""
+
+
+class BytesGone(NotJudgedAgain):
+    """Not all of it is here any more: the judgement that stands had more to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +110,10 @@ def judge_again(session: Session, series_id: int, now: datetime) -> int:
         select(SeriesRow.series_instance_uid, SeriesRow.state, SeriesRow.revision).where(SeriesRow.id == series_id)
     ).one()
     if series.state in (SeriesState.RECEIVING, SeriesState.COMPLETE):
-        raise NotJudgedAgain(f"series {series.series_instance_uid} waits for its judgement; look at the queue")
+        raise JudgementWaits(f"series {series.series_instance_uid} waits for its judgement; look at the queue")
     gone = select(func.count()).where(InstanceRow.series_id == series_id, InstanceRow.bytes_state != BytesState.PRESENT)
     if n_gone := session.scalar(gone):
-        raise NotJudgedAgain(
+        raise BytesGone(
             f"the bytes of {n_gone} instances of series {series.series_instance_uid} are gone; have it sent again first"
         )
     revision: int = series.revision + 1
@@ -111,6 +122,22 @@ def judge_again(session: Session, series_id: int, now: datetime) -> int:
     supersede(session, series_id, JobKind.INFER, revision, now)
     open_job(session, JobKind.INFER, series_id, revision, now)
     return revision
+
+
+def series_to_judge_again(session: Session, since: datetime | None, after: int, limit: int) -> list[int]:
+    """Series whose judgement stands or failed and whose first instance came since then (None: all), by number.
+
+    Parameters
+    ----------
+    after
+        The last number of the page before; 0: the first page.
+    """
+    query = select(SeriesRow.id).where(
+        SeriesRow.id > after, SeriesRow.state.not_in((SeriesState.RECEIVING, SeriesState.COMPLETE))
+    )
+    if since is not None:
+        query = query.where(SeriesRow.first_received_at >= since)
+    return list(session.scalars(query.order_by(SeriesRow.id).limit(limit)))
 
 
 def current_instances(session: Session, series_id: int) -> list[ArchivedInstance]:

@@ -1,7 +1,8 @@
 """Storage commitment: what was asked, whether it can be promised, and how far the answers got.
 
-Called by `iap_node.listener.commitment` and by `iap-node status`. Rows wait until their report is delivered, or until
-nobody tries any more; a report that somebody is about to send is due only later, so that nobody else sends it too.
+Called by `iap_node.listener.commitment`, by `iap-node status` and by `timeline`. Rows wait until their report is
+delivered, or until nobody tries any more; a report that somebody is about to send is due only later, so
+that nobody else sends it too.
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from iap_node.database.tables import BytesState, CommitmentRow, CommitmentState, ConflictRow, InstanceRow
+from iap_node.database.tables import (
+    BytesState,
+    CommitmentRow,
+    CommitmentSeriesRow,
+    CommitmentState,
+    ConflictRow,
+    InstanceRow,
+)
 from iap_node.errors import RetriableError
 
 MOST_WAITING = 1000  # requests of one peer; a scanner has one for each study
@@ -56,6 +64,30 @@ class CommitmentCounts:
 
     states: Mapping[CommitmentState, int]
     oldest_waiting_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesCommitment:
+    """A request that named instances of a series, and how far its report got."""
+
+    calling_ae_title: str
+    state: CommitmentState
+    n_not_committed: int | None  # of the whole request, as it was reported
+    error: str | None
+    requested_at: datetime
+    updated_at: datetime
+
+
+def commitments_of(session: Session, series_id: int) -> list[SeriesCommitment]:
+    """The requests that named instances of a series which are here, the oldest first."""
+    row = CommitmentRow
+    query = (
+        select(row.calling_ae_title, row.state, row.n_not_committed, row.error, row.requested_at, row.updated_at)
+        .join(CommitmentSeriesRow, CommitmentSeriesRow.commitment_id == row.id)
+        .where(CommitmentSeriesRow.series_id == series_id)
+        .order_by(row.id)
+    )
+    return [SeriesCommitment(*one) for one in session.execute(query)]
 
 
 def ask(
@@ -108,6 +140,7 @@ def ask(
     )
     session.add(row)
     session.flush()
+    _note_series(session, row.id, wanted)
     return _request(row)
 
 
@@ -132,7 +165,8 @@ def is_any_due(session: Session, now: datetime) -> bool:
 
 
 def delivered(session: Session, request_id: int, n_not_committed: int, now: datetime) -> None:
-    """The requestor has its report; which instances it was about is kept no longer."""
+    """The requestor has its report; which instances it was about is kept no longer, only their series."""
+    _note_series(session, request_id)  # some may have come since it was asked
     _change(
         session, request_id, now, state=CommitmentState.DELIVERED, due_at=None, error=None,
         n_not_committed=n_not_committed, instances=[],
@@ -148,6 +182,7 @@ def failed(session: Session, request: CommitmentRequest, error: str, wait_s: flo
     """An attempt to report it failed: it is tried again after `wait_s`, or given up after `expires_at`."""
     due_at = now + timedelta(seconds=wait_s)
     if due_at > request.expires_at:
+        _note_series(session, request.id, request.instances)
         _change(session, request.id, now, state=CommitmentState.EXPIRED, due_at=None, error=error, instances=[])
         return CommitmentState.EXPIRED
     _change(session, request.id, now, due_at=due_at, error=error, attempts=request.attempts + 1)
@@ -192,6 +227,21 @@ def commitment_counts(session: Session) -> CommitmentCounts:
         states[state] = n
     oldest = select(func.min(CommitmentRow.requested_at)).where(CommitmentRow.state == CommitmentState.WAITING)
     return CommitmentCounts(states, session.scalar(oldest))
+
+
+def _note_series(
+    session: Session, request_id: int, instances: Sequence[Sequence[str]] | None = None
+) -> None:
+    """Remember of which series here a request names instances; None: as the request's own row lists them."""
+    if instances is None:
+        instances = session.scalar(select(CommitmentRow.instances).where(CommitmentRow.id == request_id)) or []
+    found: set[int] = set()
+    for uids in _batches([uid for _, uid in instances]):
+        found.update(session.scalars(select(InstanceRow.series_id).where(InstanceRow.sop_instance_uid.in_(uids))))
+    if found:
+        session.execute(delete(CommitmentSeriesRow).where(CommitmentSeriesRow.commitment_id == request_id))
+        rows = [{"commitment_id": request_id, "series_id": series_id} for series_id in sorted(found)]
+        session.execute(insert(CommitmentSeriesRow), rows)
 
 
 def _batches(uids: Collection[str]) -> list[list[str]]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.config import JobsConfig
 from iap_node.database.destination_health import admit, closed_to_claims, pause_of
+from iap_node.database.holds import held_by_person
 from iap_node.database.insertion import insert_if_new
 from iap_node.database.tables import DeliveryRow, DeliveryState, JobRow, SeriesRow, StudyRow
 from iap_node.errors import LeaseLost
@@ -55,6 +56,7 @@ class JobSummary:
     error: str | None  # of the last failed attempt
     created_at: datetime
     updated_at: datetime
+    held: bool = False  # a DELIVER job of a series that a person holds: it waits
 
 
 def open_job(
@@ -88,7 +90,8 @@ def claim(
 ) -> Job | None:
     """Lease the job that is due longest, those first whose lease ran out; None when none is due.
 
-    No two workers get the same job. A job whose worker died `max_attempts` times becomes a dead letter here.
+    No two workers get the same job. A job whose worker died `max_attempts` times becomes a dead letter here. DELIVER
+    jobs of a series that a person holds wait.
 
     Parameters
     ----------
@@ -126,6 +129,8 @@ def _due(
         )
         if state is JobState.LEASED:
             due = due.where(JobRow.attempts < max_attempts)
+        if kind is JobKind.DELIVER:
+            due = due.where(~held_by_person(JobRow.series_id))
         if closed:
             due = due.where(JobRow.destination.not_in(closed))
         found = session.execute(due).one_or_none()
@@ -261,6 +266,7 @@ def list_jobs(
             JobRow.error,
             JobRow.created_at,
             JobRow.updated_at,
+            and_(JobRow.kind == JobKind.DELIVER, held_by_person(JobRow.series_id)).label("held"),
         )
         .join(SeriesRow, SeriesRow.id == JobRow.series_id)
         .join(StudyRow, StudyRow.id == SeriesRow.study_id)
@@ -271,7 +277,7 @@ def list_jobs(
         query = query.where(JobRow.state.in_(states))
     if before is not None:
         query = query.where(JobRow.id < before)
-    return [JobSummary(**row._asdict()) for row in session.execute(query)]
+    return [JobSummary(**{**row._asdict(), "held": bool(row.held)}) for row in session.execute(query)]
 
 
 def dead_letters_of(session: Session, destination: str) -> list[int]:

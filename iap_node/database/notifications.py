@@ -14,6 +14,7 @@ from sqlalchemy import and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.config.notifications import TroubleKind
+from iap_node.database.holds import held_by_person
 from iap_node.database.insertion import insert_if_new
 from iap_node.database.routes import waits
 from iap_node.database.tables import (
@@ -116,9 +117,9 @@ def announcements(session: Session, kind: TroubleKind, after: int, since: dateti
 
 
 def failing_deliveries(session: Session, waiting_since: datetime) -> dict[str, tuple[int, int]]:
-    """By destination: deliveries that are dead letters, and those that wait since before a time."""
+    """By destination: deliveries that are dead letters, and those that wait since before a time and are not held."""
     row = DeliveryRow
-    late = and_(row.state == DeliveryState.PENDING, row.updated_at < waiting_since)
+    late = and_(row.state == DeliveryState.PENDING, row.updated_at < waiting_since, ~held_by_person(row.series_id))
     query = (
         select(row.destination, row.state, func.count())
         .where(or_(row.state == DeliveryState.FAILED, late))
@@ -138,7 +139,9 @@ def count_quarantined_since(session: Session, since: datetime) -> int:
 
 
 def held_since_before(session: Session, before: datetime, name_at_most: int) -> tuple[int, tuple[str, ...]]:
-    """How many series wait for a person since before a time, and the UIDs of those that wait longest."""
+    """How many series wait for a person since before a time because a rule says so, and the UIDs of those that wait
+    longest. What a person holds, a person knows of.
+    """
 
     def of(*columns: Any) -> Any:
         return (

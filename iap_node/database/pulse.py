@@ -21,6 +21,8 @@ from iap_node.database.tables import (
     ModelState,
     QuarantineRow,
     RetrainingRow,
+    RouteChangeRow,
+    SeriesHoldRow,
     SeriesRow,
 )
 from iap_node.records import JobState, SeriesState
@@ -32,8 +34,13 @@ def marks(session: Session) -> dict[str, str]:
     """Text per topic that differs when something of it has changed, nearly always; never the other way round."""
     newest = {
         table: session.scalar(select(func.max(table.id))) or 0
-        for table in (SeriesRow, InstanceRow, JudgementRow, FindingRow, FindingEventRow, JobRow, QuarantineRow)
-    }
+        for table in (
+            SeriesRow, InstanceRow, JudgementRow, FindingRow, FindingEventRow, JobRow, QuarantineRow, RouteChangeRow,
+            SeriesHoldRow,
+        )
+    }  # fmt: skip
+    holds = session.scalar(select(func.count()).where(SeriesHoldRow.ended_at.is_(None)))
+    people = f"{newest[RouteChangeRow]} {newest[SeriesHoldRow]} {holds}"
     open_series = session.scalar(
         select(func.count()).where(SeriesRow.state.in_((SeriesState.RECEIVING, SeriesState.COMPLETE)))
     )
@@ -45,10 +52,10 @@ def marks(session: Session) -> dict[str, str]:
     failed = session.scalar(select(func.count()).where(DeliveryRow.state == DeliveryState.FAILED))
     return {
         "models": _models_mark(session, newest[JudgementRow]),
-        "series": f"{newest[SeriesRow]} {newest[InstanceRow]} {newest[JudgementRow]} {open_series}",
+        "series": f"{newest[SeriesRow]} {newest[InstanceRow]} {newest[JudgementRow]} {open_series} {people}",
         "findings": f"{newest[FindingRow]} {newest[FindingEventRow]}",
         "queue": f"{newest[JobRow]} {open_jobs} {newest[QuarantineRow]}",
-        "deliveries": f"{pending} {failed} {newest[JobRow]}",
+        "deliveries": f"{pending} {failed} {newest[JobRow]} {people}",
     }
 
 

@@ -1,20 +1,22 @@
 """Routes as rows: deliveries that follow from a decision, series that wait for a person, and what people decided.
 
+A series waits because a rule of its newest judgement says so, or because a person holds it (`holds`), or both.
 `open_deliveries` is called by `results.save_judgement`; facts and findings are asked for by the worker, the rest by the
-command line.
+command line and the web.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from iap_node.database.findings import foresee
+from iap_node.database.holds import SeriesHold, begin_hold, end_hold, held_by_person, standing_hold
 from iap_node.database.insertion import insert_if_new
 from iap_node.database.jobs import lock_series, open_job
 from iap_node.database.payloads import from_payload
@@ -29,6 +31,7 @@ from iap_node.database.tables import (
     RouteChangeRow,
     RouteDecisionRow,
     RoutingRulesRow,
+    SeriesHoldRow,
     SeriesRow,
     StudyRow,
 )
@@ -48,6 +51,10 @@ class NotHeld(PermanentError):
     """The series does not wait for a person."""
 
 
+class HeldAlready(PermanentError):
+    """A person holds the series already."""
+
+
 class NotRouted(PermanentError):
     """The series was not judged yet, or a new revision is on its way: there is no route to change."""
 
@@ -64,9 +71,10 @@ class HeldSeries:
     calling_ae_title: str
     revision: int
     held: str  # why
-    destinations: tuple[str, ...]  # where it goes once released
+    destinations: tuple[str, ...]  # where it goes once released, as far as is known
     shadow_destinations: tuple[str, ...]
     held_at: datetime
+    held_by: str = ""  # the person; "": a rule alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +176,80 @@ def _fact(check: str, element: str, severity: str, state: str, raised_by: str) -
 # ---------------------------------------------------------------- people
 
 
+def hold(session: Session, series_id: int, who: str, reason: str, now: datetime) -> int:
+    """Let nothing of a series be sent until a person releases or reroutes it, whatever its state; late instances and
+    later judgements do not end it. How many deliveries are under way already and go on.
+
+    Raises
+    ------
+    HeldAlready
+    """
+    lock_series(session, series_id)
+    standing = standing_hold(session, series_id)
+    if standing is not None:
+        raise HeldAlready(f"the series is {standing.text} already; release it first")
+    begin_hold(session, series_id, who, reason, now)
+    under_way = select(func.count()).where(
+        JobRow.series_id == series_id, JobRow.kind == JobKind.DELIVER, JobRow.state == JobState.LEASED
+    )
+    return session.scalar(under_way) or 0
+
+
 def held_series(session: Session, limit: int = 100, series_id: int | None = None) -> list[HeldSeries]:
     """Series that wait for a person, those first that wait longest."""
+    by_rule = {one.series_id: one for one in _held_by_rule(session, limit, series_id)}
+    by_person = {one.series_id: one for one in _held_by_person(session, limit, series_id)}
+    for number, one in by_person.items():
+        rule = by_rule.get(number)
+        if rule is not None:
+            by_person[number] = replace(rule, held=f"{rule.held}; {one.held}", held_by=one.held_by)
+    return sorted((by_rule | by_person).values(), key=lambda one: (one.held_at, one.series_id))[:limit]
+
+
+def _held_by_person(session: Session, limit: int, series_id: int | None) -> list[HeldSeries]:
+    query = (
+        select(
+            SeriesRow.id,
+            SeriesRow.series_instance_uid,
+            StudyRow.study_instance_uid,
+            SeriesRow.modality,
+            SeriesRow.series_description,
+            SeriesRow.calling_ae_title,
+            func.coalesce(SeriesRow.judged_revision, SeriesRow.revision).label("revision"),
+            SeriesHoldRow.who,
+            SeriesHoldRow.reason,
+            SeriesHoldRow.held_at,
+        )
+        .join(SeriesRow, SeriesRow.id == SeriesHoldRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(SeriesHoldRow.ended_at.is_(None))
+        .order_by(SeriesHoldRow.held_at, SeriesHoldRow.id)
+        .limit(limit)
+    )
+    if series_id is not None:
+        query = query.where(SeriesRow.id == series_id)
+    found = []
+    for number, uid, study_uid, modality, description, sent_by, revision, who, reason, at in session.execute(query):
+        sent, shadow = _pending(session, number, revision)
+        why = SeriesHold(who, reason, at, None, None, None).text
+        found.append(
+            HeldSeries(number, uid, study_uid, modality, description, sent_by, revision, why, sent, shadow, at, who)
+        )
+    return found
+
+
+def _pending(session: Session, series_id: int, revision: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Destinations that a revision is still to be sent to, and those in shadow."""
+    query = (
+        select(DeliveryRow.destination, DeliveryRow.shadow)
+        .where(*_delivery(series_id, revision), DeliveryRow.state == DeliveryState.PENDING)
+        .order_by(DeliveryRow.id)
+    )
+    found = session.execute(query).all()
+    return tuple(name for name, shadow in found if not shadow), tuple(name for name, shadow in found if shadow)
+
+
+def _held_by_rule(session: Session, limit: int, series_id: int | None) -> list[HeldSeries]:
     query = (
         select(
             SeriesRow.id,
@@ -219,24 +299,28 @@ def count_held(session: Session) -> int:
         .join(JudgementRow, JudgementRow.id == RouteDecisionRow.judgement_id)
         .join(SeriesRow, SeriesRow.id == JudgementRow.series_id)
     )
-    return session.scalar(query.where(waits())) or 0
+    by_rule = session.scalar(query.where(waits(), ~held_by_person(SeriesRow.id))) or 0
+    by_person = select(func.count()).select_from(SeriesHoldRow).where(SeriesHoldRow.ended_at.is_(None))
+    return by_rule + (session.scalar(by_person) or 0)
 
 
 def is_held() -> ColumnElement[bool]:
     """Of a series' row: it waits for a person. For queries over series."""
-    return exists().where(
+    by_rule = exists().where(
         JudgementRow.series_id == SeriesRow.id, RouteDecisionRow.judgement_id == JudgementRow.id, waits()
     )
+    return or_(by_rule, held_by_person(SeriesRow.id))
 
 
 def waits() -> ColumnElement[bool]:
-    """Of a decision with its judgement and series: held, of the newest judgement, and no person has decided."""
+    """Of a decision with its judgement and series: held by a rule, of the newest judgement, and nobody has decided."""
     decided = exists().where(RouteChangeRow.judgement_id == RouteDecisionRow.judgement_id)
     return and_(RouteDecisionRow.held, JudgementRow.revision == SeriesRow.judged_revision, ~decided)
 
 
 def release(session: Session, series_id: int, who: str, reason: str, now: datetime) -> tuple[str, ...]:
-    """Let a held series go where the rules would have sent it; the destinations, those in shadow last.
+    """Let a held series go where the rules would have sent it, or where a person sent it before the hold; the
+    destinations, those in shadow last. One that was not judged yet goes where its judgement will say.
 
     Raises
     ------
@@ -247,7 +331,11 @@ def release(session: Session, series_id: int, who: str, reason: str, now: dateti
     held = held_series(session, series_id=series_id)
     if not held:
         raise NotHeld("the series does not wait for a person; `iap-node held` lists those that do")
-    (series,) = held
+    end_hold(session, series_id, who, reason, now)
+    by_rule = _held_by_rule(session, 1, series_id)
+    if not by_rule:
+        return held[0].destinations + held[0].shadow_destinations
+    (series,) = by_rule
     for destination in series.destinations:
         _open(session, series_id, series.revision, destination, now, shadow=False)
     for destination in series.shadow_destinations:
@@ -277,6 +365,7 @@ def reroute(
     if state.judged_revision is None or state.judged_revision != state.revision:
         raise NotRouted("the series waits for its judgement; reroute it when `iap-node series` says judged")
     revision: int = state.judged_revision
+    end_hold(session, series_id, who, reason, now)
     others = (
         JobRow.series_id == series_id,
         JobRow.kind == JobKind.DELIVER,

@@ -12,6 +12,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
+from iap_node.database.holds import held_by_person
 from iap_node.database.tables import (
     DeliveryRow,
     DeliveryState,
@@ -235,7 +236,7 @@ def _summary_query() -> Select[*tuple[object, ...]]:
             PredictionRow.payload["training_data"].as_string().label("training_data"),
             RouteDecisionRow.domain,
             func.coalesce(RouteDecisionRow.reason, "").label("route_reason"),
-            and_(RouteDecisionRow.held, ~was_changed).label("held"),
+            or_(and_(RouteDecisionRow.held, ~was_changed), held_by_person(SeriesRow.id)).label("held"),
             n_findings.scalar_subquery().label("n_findings"),
         )
         .join(StudyRow, StudyRow.id == SeriesRow.study_id)

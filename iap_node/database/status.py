@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
+from iap_node.database.holds import held_by_person
 from iap_node.database.routes import count_held
 from iap_node.database.tables import (
     BYTES_IN_QUESTION,
@@ -33,11 +34,11 @@ class StatusCounts:
     series: Mapping[SeriesState, int]
     jobs: Mapping[tuple[JobKind, JobState], int]
     deliveries: Mapping[DeliveryState, int]
-    n_held: int  # series that a rule holds for a person
+    n_held: int  # series that wait for a person, because a rule or a person says so
     n_quarantined: int
     n_conflicts: int
     n_lost: int  # instances whose bytes fsck did not find
-    oldest_waiting_job_at: datetime | None  # when the oldest READY job was opened
+    oldest_waiting_job_at: datetime | None  # when the oldest READY job was opened, those of held series aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,9 @@ def status_counts(session: Session) -> StatusCounts:
         )
         or 0,
         oldest_waiting_job_at=session.scalar(
-            select(func.min(JobRow.created_at)).where(JobRow.state == JobState.READY)
+            select(func.min(JobRow.created_at)).where(
+                JobRow.state == JobState.READY,
+                or_(JobRow.kind != JobKind.DELIVER, ~held_by_person(JobRow.series_id)),
+            )
         ),
     )

@@ -13,10 +13,13 @@ from enum import StrEnum
 from sqlalchemy import and_, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
+from iap_node.database.commitments import commitments_of
 from iap_node.database.corrections import list_corrections
+from iap_node.database.holds import holds
 from iap_node.database.routes import route_changes
 from iap_node.database.tables import (
     AuditTrailRow,
+    CommitmentState,
     ConflictRow,
     DeliveryRow,
     FindingEventRow,
@@ -46,6 +49,7 @@ class Happening(StrEnum):
     ROUTE = "route"
     DELIVERY = "delivery"
     CORRECTION = "correction"
+    COMMITMENT = "commitment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ def timeline(session: Session, series_id: int) -> list[TimelineEvent]:
         *_findings(session, series_id),
         *_routes(session, series_id),
         *_corrections(session, series_id),
+        *_commitments(session, series_id),
     ]
     order = list(Happening)
     return sorted(events, key=lambda event: (event.at, order.index(event.kind)))
@@ -171,6 +176,12 @@ def _findings(session: Session, series_id: int) -> Iterator[TimelineEvent]:
 
 
 def _routes(session: Session, series_id: int) -> Iterator[TimelineEvent]:
+    for one in holds(session, series_id):
+        why = f": {one.reason}" if one.reason else ""
+        yield TimelineEvent(one.held_at, Happening.ROUTE, f"held, nothing is sent{why}", one.who)
+        if one.ended_at is not None:
+            why = f": {one.end_reason}" if one.end_reason else ""
+            yield TimelineEvent(one.ended_at, Happening.ROUTE, f"held no longer{why}", one.ended_by or "")
     for change in route_changes(session, series_id):
         why = f": {change.reason}" if change.reason else ""
         what = f"revision {change.revision} {change.action.value} to {', '.join(change.destinations) or 'nowhere'}{why}"
@@ -193,3 +204,16 @@ def _corrections(session: Session, series_id: int) -> Iterator[TimelineEvent]:
         if one.finished_at is not None:
             done = f"corrected copy {one.series_instance_uid} for {one.target} written, {one.n_instances} instances"
             yield TimelineEvent(one.finished_at, Happening.CORRECTION, done, one.made_by)
+
+
+def _commitments(session: Session, series_id: int) -> Iterator[TimelineEvent]:
+    for one in commitments_of(session, series_id):
+        asked = f"{one.calling_ae_title} asked whether instances are kept for good (storage commitment)"
+        yield TimelineEvent(one.requested_at, Happening.COMMITMENT, asked)
+        if one.state is CommitmentState.DELIVERED:
+            failed = f"{one.n_not_committed} of the request's instances not" if one.n_not_committed else "yes for all"
+            told = f"{one.calling_ae_title} was told: {failed}"
+            yield TimelineEvent(one.updated_at, Happening.COMMITMENT, told)
+        elif one.state is CommitmentState.EXPIRED:
+            untold = f"{one.calling_ae_title} could not be told: {one.error or 'the time was over'}"
+            yield TimelineEvent(one.updated_at, Happening.COMMITMENT, untold)

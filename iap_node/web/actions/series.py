@@ -1,4 +1,4 @@
-"""What people do to a series: release it, send it elsewhere, have it judged again."""
+"""What people do to a series: hold it, release it, send it elsewhere, have it judged again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,25 @@ from iap_node.database.timeline import JUDGE_AGAIN
 from iap_node.errors import PermanentError
 from iap_node.web.identity import Identity
 from iap_node.web.node import WebNode
+
+
+def hold(node: WebNode, identity: Identity, series_id: int, reason: str) -> int:
+    """Let nothing of a series be sent until somebody releases it; how many deliveries are under way and go on.
+
+    Raises
+    ------
+    UnknownSeries, HeldAlready
+    PermanentError
+        Without a reason: others will ask why nothing arrives.
+    """
+    if not reason.strip():
+        raise PermanentError("say why the series is held: others will ask why nothing of it arrives")
+    now = datetime.now(UTC)
+    with node.database.transaction() as session:
+        series_by_id(session, series_id)
+        under_way = rows.hold(session, series_id, identity.name, reason, now)
+        accounts.note(session, identity.name, "hold series", str(series_id), now, reason, identity.address)
+    return under_way
 
 
 def release(node: WebNode, identity: Identity, series_id: int, reason: str) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""`why`, `held`, `release`, `reroute`, `replay`, `coverage`: what people type and read, hostile headers included."""
+"""`why`, `held`, `hold`, `release`, `reroute`, `rejudge`, `replay`, `coverage`: what people type and read.
+
+Hostile headers included.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ from typer.testing import CliRunner
 from iap_node.cli import app
 from iap_node.cli.routing import since_time
 from iap_node.config import load_config
-from iap_node.database import archive, jobs, results, routes
+from iap_node.database import accounts, archive, jobs, results, routes
 from iap_node.database.engine import Database
 from iap_node.database.reception import Arrival, record_instances
+from iap_node.database.timeline import timeline
 from iap_node.records import (
     InstanceHeader,
     JobKind,
@@ -163,6 +167,36 @@ def test_a_held_series_is_seen_and_released(node: Node) -> None:
     shown = node.run("why", "1.8.3").stdout
     assert f"{ME} released revision 1 to lesions, trial: fine" in shown
     assert "iap-node held" in node.run("release", "1.8.3", code=4).stderr
+
+
+def test_a_person_holds_a_series_with_a_reason_and_lets_it_go(node: Node) -> None:
+    node.run("hold", "1.8.1", code=2)
+    node.run("hold", "1.8.1", "--reason", " ", code=2)
+    assert node.json("hold", "1.8.1", "--reason", "wrong patient?", "--as", "Ada")["under_way"] == 0
+    assert "held by Ada: wrong patient?" in node.run("hold", "1.8.1", "-r", "me too", code=1).exception.args[0]
+    waiting = {one["series_instance_uid"]: one["held"] for one in node.json("held")}
+    assert waiting == {"1.8.1": "held by Ada: wrong patient?", "1.8.3": "odd name"}
+    assert "waits for a person, held by Ada: wrong patient?" in node.run("why", "1.8.1").stdout
+    assert node.json("release", "1.8.1", "--reason", "it is she")["destinations"] == ["lesions", "trial"]
+    with node.database.reading() as session:
+        told = [(line.who, line.action, line.detail) for line in accounts.trail(session)]
+    assert told == [(ME, "release series", "lesions, trial"), ("Ada", "hold series", "wrong patient?")]
+
+
+def test_series_are_judged_again_by_name_since_a_time_or_all(node: Node) -> None:
+    """Those that wait already are passed over; a named one that cannot be is said to."""
+    node.run("rejudge", code=2)
+    node.run("rejudge", "1.8.1", "--all", code=2)
+    node.run("rejudge", "4.4.4", code=4)
+    assert node.json("rejudge", "1.8.1", "-r", "a new model", "--as", "Ada")["queued"] == 1
+    assert "waits for its judgement" in node.run("rejudge", "1.8.1", code=1).stderr
+    assert "in the queue" not in node.run("rejudge", "--all", code=1).stdout  # nobody answered the question
+    assert node.json("rejudge", "--since", "1d", "--yes") == {"queued": 2, "wait_already": 0, "bytes_gone": 0}
+    assert node.json("rejudge", "--all", "--yes")["queued"] == 0
+    with node.database.reading() as session:
+        number = archive.find_series(session, "1.8.1").id
+        told = [one.what for one in timeline(session, number) if one.who == "Ada"]
+    assert told == ["to be judged again, revision 2: a new model"]
 
 
 def test_reroute_takes_known_destinations_and_says_who_did_it(node: Node) -> None:

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from iap_node.config import RetentionConfig
+from iap_node.config import JobsConfig, RetentionConfig
 from iap_node.config.routing import RoutingConfig
 from iap_node.database import findings, jobs, results, route_history, routes
 from iap_node.database.archive import find_series
 from iap_node.database.engine import Database
+from iap_node.database.holds import holds as standing
+from iap_node.database.notifications import failing_deliveries
 from iap_node.database.retention import Hold, kept_series
+from iap_node.database.status import status_counts
 from iap_node.database.tables import DeliveryRow, DeliveryState, JobRow, RouteAction
+from iap_node.database.timeline import Happening, timeline
 from iap_node.records import (
     Finding,
     FindingKind,
@@ -191,6 +195,86 @@ def test_reroute_ends_what_waits_revives_what_was_given_up_and_keeps_what_was_de
             ("lesions",),
             ("people", "lesions"),
         ]
+
+
+def claimable(database: Database) -> list[str]:
+    """Destinations of the deliveries that workers would begin now; they are under way then."""
+    found = []
+    with database.transaction() as session:
+        while (job := jobs.claim(session, JobKind.DELIVER, "test", 60.0, LATER)) is not None:
+            found.append(job.destination)
+    return found
+
+
+def test_what_a_person_holds_is_not_sent_until_it_is_released_though_a_late_instance_comes(
+    database: Database, judge: Callable[..., int]
+) -> None:
+    """Nobody claims its deliveries, it holds its bytes, it worries nobody, and everything goes on at the release."""
+    series_id = judge(1)
+    with database.transaction() as session:
+        assert routes.hold(session, series_id, "Ada", "is it she?", NOON + timedelta(minutes=1)) == 0
+    with pytest.raises(routes.HeldAlready, match="held by Ada: is it she"), database.transaction() as session:
+        routes.hold(session, series_id, "Bo", "", LATER)
+    assert claimable(database) == []
+    assert judge(1, instance=7) == series_id
+    assert claimable(database) == []
+    with database.reading() as session:
+        (waiting,) = routes.held_series(session)
+        assert routes.count_held(session) == 1
+        holds = {group.hold for group in kept_series(session, RetentionConfig(judged_days=1, unrouted=True), LATER)}
+        assert find_series(session, "1.2.826.8.1").held
+        assert failing_deliveries(session, LATER) == {}
+        assert status_counts(session).oldest_waiting_job_at is None
+        assert all(job.held for job in jobs.list_jobs(session, [JobState.READY]))
+    assert (waiting.revision, waiting.held_by, waiting.held) == (2, "Ada", "held by Ada: is it she?")
+    assert (waiting.destinations, waiting.shadow_destinations) == (("lesions",), ("trial",))
+    assert holds == {Hold.DELIVERING}
+    with database.transaction() as session:
+        assert routes.release(session, series_id, "Bo", "it is", LATER) == ("lesions", "trial")
+    assert claimable(database) == ["lesions", "trial"]
+    with database.reading() as session:
+        assert routes.count_held(session) == 0 and routes.held_series(session) == []
+        told = [(one.what, one.who) for one in timeline(session, series_id) if one.kind is Happening.ROUTE]
+    assert told == [("held, nothing is sent: is it she?", "Ada"), ("held no longer: it is", "Bo")]
+
+
+def test_a_series_is_held_before_it_is_judged_and_by_a_rule_and_a_person_at_once(
+    database: Database, judge: Callable[..., int], store: Callable[..., Any]
+) -> None:
+    store(series=1, instance=1, series_description="odd one")
+    with database.transaction() as session:
+        number = find_series(session, "1.2.826.8.1").id
+        routes.hold(session, number, "Ada", "", NOON)
+    assert judge(1, series_description="odd one", instance=2) == number
+    with database.reading() as session:
+        assert routes.count_held(session) == 1
+        (waiting,) = routes.held_series(session)
+    assert (waiting.held, waiting.held_by, waiting.destinations) == ("odd; held by Ada", "Ada", ("lesions",))
+    assert claimable(database) == []
+    with database.transaction() as session:
+        assert routes.release(session, number, "Ada", "", LATER) == ("lesions", "trial")
+        assert routes.held_series(session) == []
+    assert claimable(database) == ["lesions", "trial"]
+
+
+def test_what_is_under_way_at_a_hold_goes_on_but_is_not_begun_again_and_a_reroute_ends_the_hold(
+    database: Database, judge: Callable[..., int]
+) -> None:
+    series_id = judge(1, siemens=0.5)  # goes to people
+    with database.transaction() as session:
+        job = jobs.claim(session, JobKind.DELIVER, "test", 60.0, LATER)
+        assert job is not None
+    with database.transaction() as session:
+        assert routes.hold(session, series_id, "Ada", "wait", LATER) == 1
+    with database.transaction() as session:
+        jobs.fail(session, job, "away", False, JobsConfig(backoff_s=0.001), NOON)
+    assert claimable(database) == []
+    with database.transaction() as session:
+        routes.reroute(session, series_id, ["trial"], "Bo", "", LATER)
+    assert claimable(database) == ["trial"]
+    with database.reading() as session:
+        assert not find_series(session, "1.2.826.8.1").held
+        assert [one.ended_by for one in standing(session, series_id)] == ["Bo"]
 
 
 def test_reroute_of_a_held_series_ends_its_waiting(database: Database, judge: Callable[..., int]) -> None:
