@@ -141,10 +141,13 @@ def _check(manifest: Manifest, folder: Path, config: NodeConfig) -> None:
 
 
 def _check_empty(data: Path, config_path: Path, manifest: Manifest) -> None:
-    """Nothing is in the data directory, save the configuration and a spool that the backup leaves alone."""
+    """Nothing is in the data directory, save the configuration, packages of models, which are compared with those of
+    the backup, what trainings worked with, and a spool that the backup leaves alone.
+    """
     if not data.exists() or _says(data / RESTORING, manifest):
         return
-    allowed = {config_path.absolute(), data / "lost+found"} | ({data / SPOOL} if manifest.spool is None else set())
+    allowed = {config_path.absolute(), *(data / name for name in ("lost+found", MODELS, "retraining"))}
+    allowed |= {data / SPOOL} if manifest.spool is None else set()
     others = sorted(path.name for path in data.iterdir() if path not in allowed)
     if others:
         raise PermanentError(f"{data} is not empty ({', '.join(others[:5])}): restore into an empty data_dir")

@@ -117,8 +117,10 @@ class TestOfFiles:
         manifest = take(archive, data)
         assert {"models/site-1-aaaaaaaa/model.json", "models/site-2-bbbbbbbb/model.json"} < set(manifest.files)
         take(archive, data)  # once more, over itself
-        bring_back(data)[0].dispose()
         again = data.parent / f"{data.name}-again" / "models"
+        (again / "site-1-aaaaaaaa").mkdir(parents=True)  # where a disk died, or a version is taken back, they may be left
+        (again / "site-1-aaaaaaaa" / "model.json").write_text("damaged")
+        bring_back(data)[0].dispose()
         assert {path.name: (path / "model.json").read_text() for path in again.iterdir()} == {
             name: name for name in ("site-1-aaaaaaaa", "site-2-bbbbbbbb")
         }

@@ -14,7 +14,7 @@ import pytest
 
 from iap_node.errors import ModelPackageError
 from iap_node.inference import store
-from iap_node.inference.package import HEADER_FILE, MANIFEST_FILE, WEIGHTS_FILE, load_package
+from iap_node.inference.package import HEADER_FILE, MANIFEST_FILE, WEIGHTS_FILE, load_package, package_folder
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -98,3 +98,12 @@ def test_a_kill_during_the_copy_leaves_no_package_and_the_rest_is_removed(packag
     assert store.remove_leftovers(data, left.stat().st_mtime + store.LEFTOVER_S + 1) == [left.name]
     assert not left.exists()
     store.install_package(package, data)
+
+
+def test_the_shipped_package_carries_the_figures_that_the_documents_show(tmp_path: Path) -> None:
+    installed, _ = store.install_package(package_folder("reference"), tmp_path)
+    shown = json.loads((Path(__file__).parents[3] / "docs" / "reference-model.json").read_text("utf-8"))
+    # after an evaluation of the shipped model: copy docs/reference-model.json to its folder, as evaluation.json
+    assert store.evaluation_of(installed) == shown
+    (installed.folder / store.EVALUATION_FILE).write_text(json.dumps(shown | {"model_id": "another"}))
+    assert store.evaluation_of(installed) is None
