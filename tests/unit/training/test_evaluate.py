@@ -35,8 +35,6 @@ def write_data(folder: Path, recipe: Recipe) -> Path:
     plan = dataset.plan(recipe.preprocessing, seed=0, n_training=120, n_held_out=150, slices=4, held_out_slices=4)
     (folder / "dataset.json").write_text(json.dumps(plan.as_json()))
     rng, n_channels = np.random.default_rng(0), len(recipe.preprocessing.channels)
-    for part in plan.splits.values():
-        assert part.n_slices == 4
     for split, part in plan.splits.items():
         (folder / split).mkdir()
         for first in range(0, part.n_series, dataset.SHARD_SERIES):
@@ -276,14 +274,16 @@ def test_two_recipes_are_trained_on_the_same_series_and_set_beside_each_other(da
     monkeypatch.setattr(recipes, "REFERENCE", RECIPE)
     monkeypatch.setattr(evaluation_commands, "recipe_named", lambda name, layout: PAPER)
     others = write_data(tmp_path / "others", PAPER)
-    arguments = ["evaluate", str(data), "--compare", "paper", "--compared-data", str(others), "--epochs", "4"]
+    arguments = ["evaluate", str(data), "--compare", "paper", "--compared-data", str(others), "--epochs", "2"]
     arguments += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "both")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     text = (tmp_path / "both.md").read_text()
     assert "## reference beside paper-96 (simulated)" in text
     both = json.loads((tmp_path / "both.json").read_text())
-    assert both["reference"]["images_seen"] == both["paper-96"]["images_seen"] == 4 * 480  # whole batches of both
+    assert (
+        both["reference"]["images_seen"] == both["paper-96"]["images_seen"] == 960 - 960 % 128
+    )  # whole batches of both
     assert "| Manufacturer | top-1 | " in text
     echo = next(line for line in text.splitlines() if line.startswith("| Echo Time | MAE"))
     assert echo.count("ms") == 2
@@ -319,3 +319,36 @@ def test_data_prepared_for_another_recipe_is_refused(tmp_path):
     done = CliRunner().invoke(app, ["evaluate", str(others)])
     assert isinstance(done.exception, dataset.DataSetError)
     assert "not prepared" in str(done.exception)
+
+
+def test_a_model_that_is_not_calibrated_has_figures_of_its_answers_and_none_of_its_promises(package, data):
+    silent = replace(
+        package,
+        manifest=replace(package.manifest, calibration=(), header=None),
+        novelty={},
+        header=None,
+    )
+    figures = evaluate.evaluate(silent, dataset.load(data, "test"), [unlike.ct_images()])
+    assert figures.head("Manufacturer").series_top1 > 0.95
+    assert figures.head("Manufacturer").audit == ()
+    assert (figures.false_novel, figures.novelty, figures.swaps) == ({}, (), ())
+    text = report.as_markdown(figures, "x", "y")
+    assert "not calibrated" in text
+    assert "## Header audit" not in text
+    assert "## Abstention" not in text
+    report_html.as_html(figures, "x", "y")
+
+
+def test_a_parameter_that_no_header_of_the_test_states_is_left_out_of_the_tables(package, data):
+    test = dataset.load(data, "test")
+    few = replace(
+        test, inputs=test.inputs[:40], labels=tuple(dict(one) | {"EchoTime": None} for one in test.labels[:40])
+    )
+    some = tuple(one | {"Manufacturer": None} if row % 2 else one for row, one in enumerate(few.labels))
+    figures = evaluate.evaluate(package, replace(few, labels=some))
+    assert figures.head("EchoTime").n_series == 0
+    assert figures.head("Manufacturer").n_series == 20
+    text = report.as_markdown(figures, "x", "y")
+    assert "Echo Time" not in text
+    report_html.as_html(figures, "x", "y")
+    json.dumps(figures.as_json(), allow_nan=False)
