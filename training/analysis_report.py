@@ -150,8 +150,9 @@ def as_html(analysis: Analysis) -> str:
         f"<style>{_STYLE}</style></head><body>\n<h1>Labels of a data set</h1>\n"
         f"<p>Images: {escape(analysis.images)}. Series: {escape(counts)}.</p>\n"
         f'<h2>Distributions</h2>\n<div class="plots">\n{plots}\n</div>\n'
-        f"<h2>Spearman correlations</h2>\n<p>Darker is stronger; hover for the number. Where text is ranked by "
-        f"how common it is, the sign says nothing.</p>\n{_matrix(analysis)}\n<h2>All tables</h2>\n{tables}\n</body></html>\n"
+        f"<h2>Spearman correlations</h2>\n<p>Darker is stronger; hover for the number. Where text ranks by "
+        f"how common it is, the sign says nothing.</p>\n{_matrix(analysis)}\n"
+        f"<h2>All tables</h2>\n{tables}\n</body></html>\n"
     )
 
 

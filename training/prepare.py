@@ -50,6 +50,12 @@ from training.sources.series import Source, SourceSeries
 
 SUMMARY_FILE = "summary.json"
 _BEGUN_FILE = "preparing.json"
+_LEAST = (
+    ("training", 1, "fitting"),
+    ("temperature", 20, "temperatures that are more than a guess"),
+    ("conformal", 19, "conformal sets at alpha 0.05"),  # 1 / 0.05 - 1: below, no quantile exists
+    ("test", 20, "figures that say something"),
+)
 _SERIES_OF_A_BATCH = 500  # dropped ones included: what the parent holds of each split
 
 
@@ -113,6 +119,15 @@ class Summary:
     def n_series(self) -> int:
         """Series in the data set."""
         return sum(self.series.values())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before a model is fitted on this."""
+        found = []
+        for split, least, why in _LEAST:
+            if self.series[split] < least:
+                found.append(f"{split}: {self.series[split]} series, and {why} need{'s' * (least == 1)} {least}")
+        return tuple(found)
 
     @property
     def n_dropped(self) -> int:
@@ -205,19 +220,19 @@ def _make_shards(
 ) -> dict[str, int]:
     """Make what is missing; how many shards each split has."""
     n_shards = dict.fromkeys(SPLITS, 0)
+    missing = _missing_shards(source, out, options.shares, n_shards, advance)
+    if options.processes == 1:
+        for shard in missing:
+            advance(_make_shard(*shard, preprocessing, options))
+        return n_shards
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # before the workers load NumPy
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
     running: set[Future[int]] = set()
     pool = ProcessPoolExecutor(options.processes, mp_context=context, initializer=dataset.end_with_parent)
     try:
-        for split, batch in _batches(source, options.shares):
-            path = shard_path(out, split, n_shards[split] * SHARD_SERIES)
-            n_shards[split] += 1
-            if _is_made(path, batch):
-                advance(len(batch))
-                continue
-            running.add(pool.submit(_make_shard, path, split, batch, preprocessing, options))
+        for shard in missing:
+            running.add(pool.submit(_make_shard, *shard, preprocessing, options))
             if len(running) > 2 * options.processes:  # what waits is held in memory
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for one in done:
@@ -227,6 +242,19 @@ def _make_shards(
     finally:
         pool.shutdown(cancel_futures=True)
     return n_shards
+
+
+def _missing_shards(
+    source: Source, out: Path, shares: Shares, n_shards: dict[str, int], advance: Callable[[int], None]
+) -> Iterator[tuple[Path, str, list[SourceSeries]]]:
+    """What is to be made; counts the shards of each split as it goes."""
+    for split, batch in _batches(source, shares):
+        path = shard_path(out, split, n_shards[split] * SHARD_SERIES)
+        n_shards[split] += 1
+        if _is_made(path, batch):
+            advance(len(batch))
+        else:
+            yield path, split, batch
 
 
 def _batches(source: Source, shares: Shares) -> Iterator[tuple[str, list[SourceSeries]]]:

@@ -186,4 +186,6 @@ def show_summary(summary: Summary) -> None:
         for reason, number in summary.dropped.items():
             dropped.add_row(escape(reason), str(number))
         _console.print(dropped)
+    for warning in summary.warnings:
+        typer.echo(f"too few: {warning}", err=True)
     typer.echo(f"manifest {summary.manifest_sha256}")
