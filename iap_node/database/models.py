@@ -121,7 +121,8 @@ def register_candidate(
     """Register a package that lies whole and checked in its folder; a gate that failed makes it REFUSED.
 
     A model that is registered with its package stays as it is: what was cut off may be done again. One that only
-    predictions name, or whose package was gone, becomes a candidate.
+    predictions name, or whose package was gone, becomes a candidate; but a model that was refused once stays refused,
+    unless it passes gates.
 
     Parameters
     ----------
@@ -143,6 +144,11 @@ def register_candidate(
     )  # fmt: skip
     row = session.get_one(ModelRow, model_id)
     if row.folder is not None:
+        return _registered(row)
+    if gates is None and row.state is ModelState.REFUSED:
+        row.folder = folder
+        _note(session, model_id, ModelEventKind.REGISTERED, who, "its package is here again", now, {"folder": folder})
+        session.flush()
         return _registered(row)
     failed = [gate for gate in gates or () if not gate.passed]
     row.manifest, row.folder, row.manifest_sha256 = dict(manifest), folder, manifest_sha256

@@ -109,6 +109,10 @@ def test_a_model_that_a_gate_refused_never_decides_anything(database: Database) 
         failed = models.list_events(session, "bad")[0]
         assert (failed.event, failed.reason) == (ModelEventKind.GATES_FAILED, FAILED.sentence)
         assert models.model(session, "bad").gates == (PASSED, FAILED)
+        models.forget_packages(session, 0, "retraining 2", NOON)
+        session.get_one(ModelRow, "bad").folder = None
+        assert register(session, "bad").state is ModelState.REFUSED  # added by hand, once its package had gone
+        assert models.model(session, "bad").gates == (PASSED, FAILED)
 
 
 def test_registering_again_changes_nothing_and_gives_a_predicted_model_its_package(database: Database) -> None:
