@@ -196,10 +196,11 @@ class Trainer:
         log.warning("retraining ends", run=run.id, state=state, message=message)
         try:
             with self._database.transaction() as session:
-                retraining.end_run(session, run.id, state, message, now)
-                if state is RetrainingState.FAILED:
-                    remedy = "`iap-node retrain status` says more"
-                    announce(session, TroubleKind.TRAINING_ENDED, f"retraining {run.id} failed: {message}", remedy, now)
+                ended = retraining.end_run(session, run.id, state, message, now)
+                given_up = ended.work is not None and retraining.count_runs_of(session, ended.work) >= MOST_STARTS
+                if state is RetrainingState.FAILED or (given_up and ended.cancelled_by is None):
+                    summary = f"retraining {run.id} {state} for good: {message}"
+                    announce(session, TroubleKind.TRAINING_ENDED, summary, "`iap-node retrain status` says more", now)
         except NotRunning:  # it ended itself meanwhile
             log.info("the run is over", run=run.id)
 

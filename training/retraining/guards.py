@@ -40,13 +40,13 @@ def contradicted_labels(
     labels: Sequence[Labels],
     confident_probability: float,
 ) -> list[Contradicted]:
-    """Per parameter, of the series that the model does not call novel.
+    """Per parameter, of the series that a calibrated model does not call novel.
 
     Of classes alone: a number is never so sure. What is known by association contradicts nothing.
     """
     counts: dict[str, tuple[int, int]] = {}
     for (whole, parameters), label in zip(predictions, labels, strict=True):
-        if whole.novel:
+        if not whole.speaks:
             continue
         for answer in parameters:
             value = label.get(answer.keyword)

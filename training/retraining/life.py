@@ -51,7 +51,8 @@ def lower_priority(config: RetrainingConfig) -> None:
     """Give way to everything else on this machine: processor, disk, memory, cores."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(config.threads)  # of processes that it starts
-    os.nice(max(0, config.niceness - os.nice(0)))
+    with contextlib.suppress(OSError):  # a service manager may forbid it; the run is worth more
+        os.nice(max(0, config.niceness - os.nice(0)))
     program = shutil.which("ionice")
     if program is not None:  # class 3: idle
         subprocess.run([program, "-c", "3", "-p", str(os.getpid())], check=False, capture_output=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+import torch
 
 from iap_node.config import NodeConfig
 from iap_node.database import models, retraining
@@ -322,6 +323,7 @@ def _fitted(job: Retraining, plan: Plan, recipe: Recipe, heads: Sequence[Head], 
         seed=plan.seed,
         epochs=plan.epochs,
         minutes=plan.minutes,
+        device="cuda" if job.node.inference.device != "cpu" and torch.cuda.is_available() else "cpu",
         start=start,
         report=report,
     )
