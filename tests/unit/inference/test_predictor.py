@@ -3,8 +3,10 @@
 How good the shipped model is over many series stands in docs/reference-model.md; here are a few, end to end.
 """
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from iap_node.dicom.pixels import read_series_slices
 from iap_node.errors import ConfigError, UnreadablePixels
 from iap_node.inference.package import load_package, package_folder
 from iap_node.inference.predictor import Predictor
+from iap_node.inference.store import evaluation_of
 from iap_node.records import HeaderValue, ParameterKind, SeriesHeader
 from training.dataset import canonical_labels
 from training.joint import stated
@@ -128,12 +131,23 @@ def test_shipped_model_says_that_it_was_trained_on_simulated_images(shipped):
 def test_shipped_model_fits_the_size_it_may_have_in_the_repository():
     files = list(package_folder("reference").iterdir())
     assert sorted(path.name for path in files) == [
+        "evaluation.json",
         "header.safetensors",
         "model.json",
         "novelty.safetensors",
         "weights.safetensors",
     ]
     assert sum(path.stat().st_size for path in files) <= 8 * 1024**2
+
+
+def test_figures_that_come_with_the_shipped_model_are_its_own():
+    package = load_package(package_folder("reference"))
+    figures = evaluation_of(package)
+    assert figures is not None
+    assert figures["images"] == "simulated"
+    assert [head["keyword"] for head in figures["heads"]] == [head.keyword for head in package.manifest.parameters]
+    documented = Path(__file__).parents[3] / "docs" / "reference-model.json"
+    assert json.loads(documented.read_text()) == figures
 
 
 def test_shipped_model_knows_simulated_breast_series(shipped):
