@@ -22,7 +22,9 @@ DICOM_KIND = "dicom"
 KIND_PROBLEM = "destination_kind"
 Copy = Literal["original", "corrected", "deidentified"]
 # Options of PS3.15 E.3 that a de-identified copy may have; `iap_node.deidentification.profile` says what each keeps.
-Retain = Literal["device_identity", "institution_identity", "patient_characteristics", "full_dates", "modified_dates"]
+Retain = Literal[
+    "device_identity", "institution_identity", "patient_characteristics", "full_dates", "modified_dates", "descriptors"
+]  # fmt: skip
 Transcode = Literal["as_needed", "never"]  # what the peer takes only uncompressed
 OBJECT_STORES = ("s3", "gs")  # whose objects appear whole or not at all, as fsspec writes them
 

@@ -26,6 +26,7 @@ from pydicom.tag import BaseTag, Tag
 
 import iap_node
 from iap_node.deidentification.codestreams import without_comments
+from iap_node.deidentification.descriptors import TEXTUAL, cleaned
 from iap_node.deidentification.profile import EDITION, OPTION_CODES, PROFILE_CODE, Action, Retained, actions
 from iap_node.deidentification.pseudonyms import Pseudonyms, identity_of, shifted
 from iap_node.deidentification.refusals import refuse
@@ -122,6 +123,7 @@ class _Copy:
         self._encoding: Encoding = instance.encoding
         sop_class_uid = instance.value(_SOP_CLASS_UID).decode("latin-1").strip(" \0")
         self._actions = actions(retained, sop_class_uid)
+        self._where_nothing_is_left = actions(retained - {Retained.DESCRIPTORS}, sop_class_uid)
         ds = instance.dataset((_CHARACTER_SET, _PATIENT_ID, _ISSUER, _STUDY_INSTANCE_UID))
         texts = (raw_text(ds, tag) or "" for tag in (_PATIENT_ID, _ISSUER, _STUDY_INSTANCE_UID))
         self._patient = identity_of(*texts)
@@ -163,11 +165,22 @@ class _Copy:
         if action is Action.REMOVE:
             return b""
         vr = written_vr(ds, tag)
+        words = b""
+        if action is Action.CLEAN:
+            if vr in TEXTUAL:
+                value = value_bytes(ds, tag, vr, self._encoding, self._encoding)
+                words = _even(cleaned(value.decode("latin-1").strip(" \0"), vr))
+            if not words:
+                action = self._where_nothing_is_left[tag]
+                if action is Action.REMOVE:
+                    return b""
         if vr == "SQ":
             items = ds[tag].value or () if action is Action.KEEP else ()
             return element(tag, "SQ", b"".join(map(self._item, items)), self._encoding)
         value = b""
-        if action is not Action.EMPTY:
+        if action is Action.CLEAN:
+            value = words
+        elif action is not Action.EMPTY:
             value = value_bytes(ds, tag, vr, self._encoding, self._encoding)
         if action is Action.DUMMY:
             value = _DUMMY.get(vr, b"") if vr != "UI" else self._uids(value)

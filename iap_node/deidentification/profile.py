@@ -34,6 +34,7 @@ class Action(StrEnum):
     DUMMY = "D"
     UID = "U"
     SHIFT = "shifted"  # C of the option Modified Dates: dates of one patient move by the same number of days
+    CLEAN = "cleaned"  # C of the option Clean Descriptors: only words that are known stay
 
 
 class Retained(StrEnum):
@@ -44,10 +45,12 @@ class Retained(StrEnum):
     PATIENT_CHARACTERISTICS = "patient_characteristics"
     FULL_DATES = "full_dates"
     MODIFIED_DATES = "modified_dates"
+    DESCRIPTORS = "descriptors"
 
 
 OPTION_CODES: Final[Mapping[Retained, tuple[str, str]]] = MappingProxyType(
     {
+        Retained.DESCRIPTORS: ("113105", "Clean Descriptors Option"),
         Retained.FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
         Retained.MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
         Retained.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
@@ -61,6 +64,7 @@ _COLUMNS: Final[Mapping[Retained, str]] = {
     Retained.PATIENT_CHARACTERISTICS: "patient",
     Retained.FULL_DATES: "full_dates",
     Retained.MODIFIED_DATES: "modified_dates",
+    Retained.DESCRIPTORS: "descriptors",
 }
 
 _ACQUISITION_CONTEXT = 0x00400555
@@ -138,9 +142,11 @@ def _action(row: Row, retained: Iterable[Retained], needs: Needs) -> Action:
     asked = {option: row.options[_COLUMNS[option]] for option in retained if _COLUMNS[option] in row.options}
     if asked.get(Retained.MODIFIED_DATES) == "C":
         return Action.SHIFT
+    if asked.get(Retained.DESCRIPTORS) == "C":
+        return Action.CLEAN
     if asked and all(action == "K" for action in asked.values()):
         return Action.KEEP
-    # what an option wants cleaned is not kept at all: nobody here can tell which words of a text are harmless
+    # what another option wants cleaned is not kept at all
     return _settled(row, needs)
 
 

@@ -62,11 +62,12 @@ def test_of_several_actions_the_one_that_keeps_the_image_valid_is_taken(
 
 
 def test_an_option_that_wants_cleaning_keeps_nothing_save_dates_that_are_shifted() -> None:
-    found = actions(frozenset(Retained) - {Retained.FULL_DATES}, MR)
+    found = actions(frozenset(Retained) - {Retained.FULL_DATES, Retained.DESCRIPTORS}, MR)
     assert found[0x00102110] is Action.REMOVE  # Allergies
     assert found[0x00080020] is Action.SHIFT  # Study Date
     assert found[0x0018700C] is Action.SHIFT  # Date of Last Detector Calibration, which the device option would keep
     assert found[0x00100040] is Action.KEEP  # Patient's Sex
+    assert actions(frozenset(Retained), MR)[0x00102110] is Action.CLEAN
     assert all(action is not Action.KEEP for action in actions(frozenset(), MR).values() if action is Action.UID)
 
 
