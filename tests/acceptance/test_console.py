@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from iap_node.inference.package import package_folder
 from iap_node.listener.address import WEB_FILE_NAME, read_port
 from tests.acceptance.conftest import RunningNode, wait_for
 from training.simulation.dicom_series import write_series
@@ -143,6 +145,23 @@ def test_a_study_is_seen_found_wrong_decided_and_requeued_and_a_viewer_may_only_
     page.get_by_role("button", name="Put the ticked dead letters back").click()
     expect(page.locator("#queue")).to_contain_text("1 dead letters are back in the queue")
 
+    # another model is promoted, and taken back
+    other = Path(shutil.copytree(package_folder("reference"), tmp_path / "other"))
+    (other / "model.json").write_text((other / "model.json").read_text().replace('"version": "', '"version": "9.', 1))
+    assert node.command("models", "add", str(other)).returncode == 0
+    page = desk.go("/models")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("link", name="reference-9.").first.click()
+    page.get_by_label("Why").fill("for a look")
+    page.get_by_role("button", name="Promote").click()
+    expect(page.locator("#model")).to_contain_text("promoted")
+    page = desk.go("/models")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.locator("#models")).to_contain_text("rolled back")
+    model = page.locator("#models tbody a").first.get_attribute("href")
+    assert model is not None and "reference-9." not in model  # the champion stands first
+
     # a viewer is made, may look, and is refused
     page = desk.go("/admin")
     page.locator("form[hx-post='/admin/users']").get_by_label("Name").fill("Vera")
@@ -157,7 +176,7 @@ def test_a_study_is_seen_found_wrong_decided_and_requeued_and_a_viewer_may_only_
 
     # every page, wide and light, narrow and dark: nothing to complain of
     paths = ["/", "/series", "/series/1", "/findings?state=", "/findings/1", "/scanners", "/routes", "/destinations",
-             "/queue", "/models", "/upload"]  # fmt: skip
+             "/queue", "/models", model, "/upload"]  # fmt: skip
     wrong = []
     for window in (desk, visitor):
         for path in [*paths, "/admin"] if window is desk else paths:
