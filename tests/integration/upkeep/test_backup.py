@@ -118,7 +118,7 @@ class TestOfFiles:
         assert {"models/site-1-aaaaaaaa/model.json", "models/site-2-bbbbbbbb/model.json"} < set(manifest.files)
         take(archive, data)  # once more, over itself
         again = data.parent / f"{data.name}-again" / "models"
-        (again / "site-1-aaaaaaaa").mkdir(parents=True)  # where a disk died, or a version is taken back, they may be left
+        (again / "site-1-aaaaaaaa").mkdir(parents=True)  # they may be left there
         (again / "site-1-aaaaaaaa" / "model.json").write_text("damaged")
         bring_back(data)[0].dispose()
         assert {path.name: (path / "model.json").read_text() for path in again.iterdir()} == {
