@@ -48,6 +48,32 @@ def pauses(session: Session) -> list[Pause]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a destination answers as a whole."""
+
+    failures: int  # in a row; 0: it answered the last time
+    paused_until: datetime | None  # None: it is not left alone
+    failed_at: datetime | None  # the last time
+    error: str  # of that time
+
+
+def health(session: Session) -> dict[str, Health]:
+    """Of every destination that anything was ever claimed for, by name."""
+    row = DestinationHealthRow
+    query = select(row.destination, row.failures, row.paused_until, row.failed_at, row.error)
+    return {name: Health(n, until, at, error or "") for name, n, until, at, error in session.execute(query)}
+
+
+def try_now(session: Session, destination: str, now: datetime) -> int:
+    """End the pause of a destination and the waits of what goes there; how many deliveries are due now."""
+    waiting = (JobRow.kind == JobKind.DELIVER, JobRow.state == JobState.READY, JobRow.destination == destination)
+    due = session.scalars(update(JobRow).where(*waiting).values(due_at=now).returning(JobRow.id)).all()
+    ended = update(DestinationHealthRow).where(DestinationHealthRow.destination == destination)
+    session.execute(ended.values(paused_until=None))
+    return len(due)
+
+
 def pause_of(session: Session, destination: str, now: datetime) -> datetime | None:
     """Until when a destination is left alone; None: it is not."""
     return session.scalar(

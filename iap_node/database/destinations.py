@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -60,3 +61,18 @@ def destination_counts(session: Session) -> list[DestinationCounts]:
         DestinationCounts(name, pending, delivered, failed, last, *errors.get(name, ("", None)))
         for name, pending, delivered, failed, last in session.execute(query)
     ]
+
+
+def delivered_per_period(session: Session, starts: Sequence[datetime]) -> dict[str, list[int]]:
+    """Deliveries that ended well between one start and the next, the last until now, by destination."""
+    place = case(*((DeliveryRow.updated_at >= start, n) for n, start in reversed(list(enumerate(starts)))))
+    bucket = place.label("bucket")
+    query = (
+        select(DeliveryRow.destination, bucket, func.count())
+        .where(DeliveryRow.state == DeliveryState.DELIVERED, DeliveryRow.updated_at >= starts[0])
+        .group_by(DeliveryRow.destination, bucket)
+    )
+    found: dict[str, list[int]] = {}
+    for destination, number, n in session.execute(query):
+        found.setdefault(destination, [0] * len(starts))[number] = n
+    return found

@@ -247,9 +247,16 @@ def supersede(session: Session, series_id: int, kind: JobKind, before_revision: 
 
 
 def list_jobs(
-    session: Session, states: Sequence[JobState] | None = None, limit: int = 100, before: int | None = None
+    session: Session,
+    states: Sequence[JobState] | None = None,
+    limit: int = 100,
+    before: int | None = None,
+    destination: str | None = None,
 ) -> list[JobSummary]:
-    """Jobs in any of `states` (None: all), newest first; `before` is the last one of the page before."""
+    """Jobs in any of `states` and for a destination (None: all), newest first.
+
+    `before` is the last one of the page before.
+    """
     query = (
         select(
             JobRow.id,
@@ -277,6 +284,8 @@ def list_jobs(
         query = query.where(JobRow.state.in_(states))
     if before is not None:
         query = query.where(JobRow.id < before)
+    if destination is not None:
+        query = query.where(JobRow.destination == destination)
     return [JobSummary(**{**row._asdict(), "held": bool(row.held)}) for row in session.execute(query)]
 
 

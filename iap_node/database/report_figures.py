@@ -25,7 +25,7 @@ from iap_node.database.tables import (
     PredictionRow,
     SeriesRow,
 )
-from iap_node.dicom.parameters import canonical_number
+from iap_node.dicom.parameters import PARAMETERS, Nature, canonical_number
 from iap_node.records import FindingKind, FindingState, SeriesState, Severity, Verdict, Witness
 
 MOST_GROUPS = 1_000  # scanners, protocols, checks, versions that one answer lists
@@ -36,7 +36,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # What still is a finding: not dismissed, and in the newest revision.
 STANDING = (FindingState.OPEN, FindingState.ACCEPTED, FindingState.CORRECTED)
 GRAVE = (Severity.ERROR, Severity.WARNING)
-DRIFTING = ("EchoTime", "RepetitionTime")
+DRIFTING = tuple(one.keyword for one in PARAMETERS if one.nature is Nature.NUMBER)
 _OF_THE_NODE = ("audit", "delivery")  # who, in a finding's history, is no person; rules are "rule 7"
 
 
@@ -298,7 +298,7 @@ def software(session: Session, scope: Scope) -> list[SoftwareSeen]:
 
 
 def drift(session: Session, scope: Scope, boundary: datetime) -> list[Drift]:
-    """Predicted minus stated echo and repetition times, scanner by scanner; from `boundary` on, and before it.
+    """Predicted minus stated numbers, scanner by scanner and parameter; from `boundary` on, and before it.
 
     Predictions have three digits here, as they are shown.
     """

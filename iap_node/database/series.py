@@ -108,6 +108,7 @@ class SeriesFilter:
     destination: str = ""
     with_findings: bool = False  # that are open
     novel: bool | None = None
+    since: datetime | None = None  # when its first instance came
 
 
 def page_of_series(
@@ -120,7 +121,10 @@ def page_of_series(
     before
         `id` of the last series of the page before; None: the first page.
     """
-    query = _summary_query().where(*_admitted(which)).order_by(SeriesRow.id.desc()).limit(limit)
+    query = _summary_query().where(*_admitted(which))
+    if which.since is not None:  # along the index of that time: few of many
+        query = query.order_by(SeriesRow.first_received_at.desc())
+    query = query.order_by(SeriesRow.id.desc()).limit(limit)
     return _summaries(session, query if before is None else query.where(SeriesRow.id < before))
 
 
@@ -158,6 +162,8 @@ def _admitted(which: SeriesFilter) -> list[ColumnElement[bool]]:
     if which.with_findings:
         opened = (FindingRow.series_id == SeriesRow.id, FindingRow.state == FindingState.OPEN)
         conditions.append(exists().where(*opened))
+    if which.since is not None:
+        conditions.append(SeriesRow.first_received_at >= which.since)
     if which.destination:
         sent = (DeliveryRow.series_id == SeriesRow.id, DeliveryRow.destination == which.destination)
         conditions.append(exists().where(*sent))

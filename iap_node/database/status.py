@@ -60,6 +60,15 @@ def arrivals(session: Session, starts: Sequence[datetime]) -> list[Arrivals]:
     return [Arrivals(start, *found.get(n, (0, 0))) for n, start in enumerate(starts)]
 
 
+def judged_per_period(session: Session, starts: Sequence[datetime]) -> list[int]:
+    """Judgements between one start and the next, the last until now."""
+    place = case(*((JudgementRow.judged_at >= start, n) for n, start in reversed(list(enumerate(starts)))))
+    bucket = place.label("bucket")
+    query = select(bucket, func.count()).where(JudgementRow.judged_at >= starts[0]).group_by(bucket)
+    found: dict[int, int] = dict(session.execute(query).all())
+    return [found.get(n, 0) for n in range(len(starts))]
+
+
 @dataclass(frozen=True, slots=True)
 class RecentJudgement:
     """How long a series waited from complete to judged, and whether it was novel; None: not known, not predicted."""

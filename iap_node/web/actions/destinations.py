@@ -1,4 +1,4 @@
-"""What operators do about destinations: try one."""
+"""What operators do about destinations: try one, or let what waits for it go at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from iap_node.database import accounts
+from iap_node.database import accounts, destination_health
 from iap_node.errors import NodeError, PermanentError
 from iap_node.routing.destinations.destination import open_destination
 from iap_node.web.identity import Identity
@@ -44,3 +44,12 @@ def echo(node: WebNode, identity: Identity, name: str) -> Echoed:
     with node.database.transaction() as session:
         accounts.note(session, identity.name, "echo", name, datetime.now(UTC), found.text, identity.address)
     return found
+
+
+def try_now(node: WebNode, identity: Identity, name: str) -> int:
+    """End the pause of a destination that failed, and the waits of its deliveries; how many of them are due now."""
+    now = datetime.now(UTC)
+    with node.database.transaction() as session:
+        n = destination_health.try_now(session, name, now)
+        accounts.note(session, identity.name, "try destination now", name, now, f"{n} due", identity.address)
+    return n

@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from iap_node.database import accounts
 from iap_node.errors import RetriableError
+from iap_node.upkeep.forecast import size_text
 from iap_node.web.identity import Identity
 from iap_node.web.node import Ingest, WebNode
 
@@ -51,15 +52,30 @@ async def upload(request: Request, node: WebNode, identity: Identity) -> Uploade
     RetriableError
         This console cannot file instances, or not now.
     HTTPException
-        No file came (422), or one that is too large (413).
+        No file came (422), one that is too large (413), or the disk has no room for it (507).
     """
     if node.ingest is None:
         raise RetriableError("this console cannot file instances; send them by C-STORE")
+    _refuse_without_room(request, node)
     async with request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS) as form:
         files = [one for one in form.getlist(FIELD) if isinstance(one, UploadFile)]
         if not files:
             raise HTTPException(422, f"no files in the field {FIELD!r}")
         return await run_in_threadpool(_file, node, node.ingest, identity, files)
+
+
+def _refuse_without_room(request: Request, node: WebNode) -> None:
+    """Before anything of the body is read: it takes its length on the disk twice, on its way and as instances."""
+    announced = request.headers.get("content-length", "")
+    length = int(announced) if announced.isascii() and announced.isdigit() else 0
+    reserve = node.config.spool.disk_reserve_mb * 1024**2
+    free = shutil.disk_usage(node.config.data_dir).free
+    if free - 2 * length < reserve:
+        raise HTTPException(
+            507,
+            f"{size_text(free)} are free and {size_text(reserve)} of these stay so (spool.disk_reserve_mb): "
+            f"no room for {size_text(length)} more; make room, or let retention do it",
+        )
 
 
 def _file(node: WebNode, ingest: Ingest, identity: Identity, files: Sequence[UploadFile]) -> Uploaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
@@ -9,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from iap_node.database import jobs
+from iap_node.database.destination_health import pauses
 from iap_node.database.quarantine import list_entries
 from iap_node.database.status import status_counts
 from iap_node.records import JobState
@@ -24,10 +26,14 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/queue")
 def queue(
-    request: Request, node: Node, viewer: Viewer, state: Annotated[list[JobState] | None, Query()] = None
+    request: Request,
+    node: Node,
+    viewer: Viewer,
+    state: Annotated[list[JobState] | None, Query()] = None,
+    destination: Annotated[str, Query(max_length=128)] = "",
 ) -> HTMLResponse:
     """The page, or its live part when htmx asks."""
-    return _shown(request, node, viewer, state, "")
+    return _shown(request, node, viewer, state, "", destination)
 
 
 @router.post("/queue/retry")
@@ -44,11 +50,17 @@ def retry(
 
 
 def _shown(
-    request: Request, node: WebNode, identity: Identity, states: list[JobState] | None, message: str
+    request: Request,
+    node: WebNode,
+    identity: Identity,
+    states: list[JobState] | None,
+    message: str,
+    destination: str = "",
 ) -> HTMLResponse:
     chosen = states or [JobState.READY, JobState.LEASED, JobState.DEAD]
     with node.database.reading() as session:
-        found = jobs.list_jobs(session, chosen, MOST)
+        found = jobs.list_jobs(session, chosen, MOST, destination=destination or None)
+        paused = {one.destination: one for one in pauses(session) if one.paused_until > datetime.now(UTC)}
         counts = status_counts(session)
         quarantined = list_entries(session, MOST)
     by_state = dict.fromkeys(JobState, 0)
@@ -57,5 +69,6 @@ def _shown(
     template = "_queue.html" if request.headers.get("hx-request") else "queue.html"
     return page(
         request, template, identity, jobs=found, by_state=by_state, chosen=chosen, quarantined=quarantined,
-        oldest=counts.oldest_waiting_job_at, message=message, most=MOST,
+        oldest=counts.oldest_waiting_job_at, message=message, most=MOST, destination=destination, paused=paused,
+        max_attempts=node.config.jobs.max_attempts,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from iap_node.database.results import InstanceAnswer
 from iap_node.database.series import SeriesFilter, page_of_series, series_by_id
 from iap_node.database.tables import BytesState
 from iap_node.database.timeline import timeline
-from iap_node.dicom.parameters import BY_KEYWORD
+from iap_node.dicom.parameters import BY_KEYWORD, canonical_number
 from iap_node.records import FindingState, ParameterPrediction, SeriesState
 from iap_node.web.identity import Identity, Viewer
 from iap_node.web.node import Node, WebNode
@@ -29,6 +29,8 @@ from iap_node.web.rendering import page
 LINES = 50  # series on a page
 MOST_FINDINGS = 200  # of a series
 MOST_BARS = 6  # classes of a drawn distribution
+FAN_WIDTH = 180.0  # pixels of a drawn interval
+FAN_ALPHAS = (0.2, 0.5)  # of the inner intervals
 MOST_INSTANCES = 200  # of a series
 MOST_REFUSALS = 5  # different ones of a destination
 GONE = {
@@ -90,7 +92,7 @@ def shown(request: Request, node: WebNode, identity: Identity, series_id: int, m
         found = list_findings(
             session, FindingFilter(states=tuple(FindingState), series_id=series_id), limit=MOST_FINDINGS
         )
-        changes = rows.route_changes(session, series_id)
+        held = rows.held_series(session, series_id=series_id)
         events = timeline(session, series_id)
     predicted = {}
     if judgement is not None and judgement.prediction is not None:
@@ -99,10 +101,12 @@ def shown(request: Request, node: WebNode, identity: Identity, series_id: int, m
     template = "_series_detail.html" if request.headers.get("hx-request") else "series_detail.html"
     return page(
         request, template, identity, series=series, judgement=judgement, findings=found, predicted=predicted,
-        parameters=BY_KEYWORD, bars=bars, changes=changes, timeline=events, problems=problems, message=message,
+        parameters=BY_KEYWORD, bars=bars, fan=fan, held=held[0] if held else None, timeline=events, problems=problems,
+        message=message,
         instances=told_first(instances, problems)[:MOST_INSTANCES], n_instances=len(instances),
         bytes_states=Counter(one.bytes_state.value for one in instances), answered=answered(answers),
         destinations=sorted(node.config.destinations), gone=GONE, joint_alpha=node.config.audit.joint_alpha,
+        alpha=node.config.audit.alpha,
     )  # fmt: skip
 
 
@@ -151,6 +155,43 @@ def told_first(instances: Iterable[ArchivedInstance], problems: Mapping[int, str
             one.not_analysed_reason is None,
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Fan:
+    """A number's prediction drawn along a line: nested intervals, the best value, what the header says."""
+
+    bands: tuple[tuple[float, float, float], ...]  # from, width, 1 - alpha: the widest first
+    value: float
+    header: float | None
+    low: float  # at the left end, in the parameter's unit
+    high: float
+
+
+def fan(prediction: ParameterPrediction, stated: str) -> Fan | None:
+    """Where the parts of a drawing 0 to `FAN_WIDTH` wide lie; None: there is no interval.
+
+    Parameters
+    ----------
+    stated
+        The header's value as text; what is no number is not drawn.
+    """
+    if prediction.interval is None or prediction.value is None:
+        return None
+    widest = (prediction.alpha, *prediction.interval)
+    inner = [one for one in prediction.intervals if one[0] > prediction.alpha]
+    chosen = [widest, *(min(inner, key=lambda one: abs(one[0] - alpha)) for alpha in FAN_ALPHAS if inner)]
+    header = canonical_number(stated.partition(" ")[0])
+    marks = [prediction.value, *prediction.interval] + ([] if header is None else [header])
+    low, high = min(marks), max(marks)
+    margin = 0.06 * (high - low) or abs(high) or 1.0
+    low, high = low - margin, high + margin
+
+    def place(value: float) -> float:
+        return FAN_WIDTH * (value - low) / (high - low)
+
+    bands = tuple((place(begin), max(place(end) - place(begin), 1.0), 1.0 - alpha) for alpha, begin, end in chosen)
+    return Fan(bands, place(prediction.value), None if header is None else place(header), low, high)
 
 
 def bars(prediction: ParameterPrediction) -> list[tuple[str, float, bool]]:

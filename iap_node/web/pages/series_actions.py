@@ -1,4 +1,4 @@
-"""What operators do to a series from its page: release, reroute, judge again. Answers are the page's live part."""
+"""What operators do to a series from its page: hold, release, reroute, judge again; answered by its live part."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ from iap_node.web.pages.series import SeriesId, shown
 router = APIRouter(include_in_schema=False, prefix="/series/{series_id}")
 
 Reason = Annotated[str, Form(max_length=1000)]
+
+
+@router.post("/hold")
+def hold(request: Request, node: Node, operator: Operator, series_id: SeriesId, reason: Reason = "") -> HTMLResponse:
+    """Let nothing of it be sent until somebody releases it."""
+    under_way = actions.hold(node, operator, series_id, reason.strip())
+    goes_on = f"; {under_way} deliveries are under way already and go on" if under_way else ""
+    return shown(request, node, operator, series_id, f"held: nothing more of it is sent{goes_on}")
 
 
 @router.post("/release")
