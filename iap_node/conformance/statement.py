@@ -16,7 +16,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from iap_node.config import ListenerConfig, QueryConfig, StorageCommitmentConfig
 from iap_node.config.web import StowConfig
 from iap_node.conformance.services import DELIVERY, LISTENER, PULL, SERVICE_TRANSFER_SYNTAXES, SERVICES
-from iap_node.deidentification.profile import EDITION, OPTION_CODES, PROFILE_CODE, Retained
+from iap_node.deidentification.profile import EDITION, METHOD_CODES, OPTION_CODES, PROFILE_CODE, Retained
 from iap_node.deidentification.refusals import ACQUIRED, ACQUIRED_IF_NOT_BURNED_IN
 from iap_node.dicom.commitment import ActionStatus, FailureReason
 from iap_node.dicom.frames import DECODABLE
@@ -306,7 +306,7 @@ These are returned empty, and a query with a value for one of them is refused wi
 def _delivery() -> str:
     options = _table(
         ("`retain`", "option", "code (DCM)"),
-        [(option.value, OPTION_CODES[option][1], OPTION_CODES[option][0]) for option in Retained],
+        [(option.value, METHOD_CODES[OPTION_CODES[option]], OPTION_CODES[option]) for option in Retained],
     )
     taken = [
         (sop_class_name(uid), f"`{uid}`", "unless burned in" if uid in ACQUIRED else "where not burned in")
@@ -348,7 +348,7 @@ peer does not take it as it is.
 
 #### 4.2.2.2 De-identified copies
 
-With `send: deidentified` instances leave by the {PROFILE_CODE[1]} of PS3.15 E.2, edition
+With `send: deidentified` instances leave by the {METHOD_CODES[PROFILE_CODE]} of PS3.15 E.2, edition
 {EDITION}, as a de-identifier; it does not re-identify. Transfer syntaxes stay, 4.2.2.1 applies. UIDs are replaced by
 keyed hashes, the same for all deliveries of a node; Patient ID and Patient's Name by a keyed hash of Patient ID and
 issuer. Private elements, overlays, curves and elements that PS3.6 does not know are removed. Patient Identity Removed

@@ -6,7 +6,7 @@ passed on. What the node's dictionary does not know goes: nobody can say that it
 
 References
 ----------
-PS3.15 E.1.1 (de-identifier), E.2, E.3.6, E.3.7; PS3.3 C.7.1.1 (what a de-identified instance says of itself),
+PS3.15 E.1.1 (de-identifier), E.2, E.3; PS3.3 C.7.1.1 (what a de-identified instance says of itself),
 C.12.1.1.5 (Contributing Equipment); PS3.16 CID 7050, CID 7005; PS3.5 7.5 (sequences), 7.8 (private elements).
 """
 
@@ -27,7 +27,15 @@ from pydicom.tag import BaseTag, Tag
 import iap_node
 from iap_node.deidentification.codestreams import without_comments
 from iap_node.deidentification.descriptors import TEXTUAL, cleaned
-from iap_node.deidentification.profile import EDITION, OPTION_CODES, PROFILE_CODE, Action, Retained, actions
+from iap_node.deidentification.profile import (
+    EDITION,
+    METHOD_CODES,
+    OPTION_CODES,
+    PROFILE_CODE,
+    Action,
+    Retained,
+    actions,
+)
 from iap_node.deidentification.pseudonyms import Pseudonyms, identity_of, shifted
 from iap_node.deidentification.refusals import refuse
 from iap_node.dicom import elements as el
@@ -235,11 +243,21 @@ class _Copy:
             _DATES_MODIFIED: ("CS", dates),
         }
         new = {tag: self._text(tag, vr, text) for tag, (vr, text) in texts.items()}
-        codes = [PROFILE_CODE, *(code for option, code in OPTION_CODES.items() if option in self._retained)]
-        items = b"".join(self._code(*code) for code in codes)
+        own = [PROFILE_CODE, *(code for option, code in OPTION_CODES.items() if option in self._retained)]
+        items = b"".join(
+            self._code(code, METHOD_CODES[code]) for code in dict.fromkeys([*self._methods_before(), *own])
+        )
         new[_METHOD_CODES] = element(_METHOD_CODES, "SQ", items, self._encoding)
         new[_CONTRIBUTING_EQUIPMENT] = element(_CONTRIBUTING_EQUIPMENT, "SQ", self._equipment(), self._encoding)
         return new
+
+    def _methods_before(self) -> list[str]:
+        """Codes of what the original says that it has been through."""
+        with damage_is_told():
+            ds = self._instance.dataset([_METHOD_CODES])
+            there = ds[_METHOD_CODES].value or () if _METHOD_CODES in ds else ()
+            said = [(raw_text(item, 0x00080102) or "", raw_text(item, 0x00080100) or "") for item in there]
+        return [code for scheme, code in said if scheme == "DCM" and code in METHOD_CODES]
 
     def _equipment(self) -> bytes:
         """The items that are there, de-identified, and one more; without a time, which would make each copy another."""

@@ -22,7 +22,25 @@ from types import MappingProxyType
 from typing import Final
 
 EDITION: Final = "2026d"
-PROFILE_CODE: Final = ("113100", "Basic Application Confidentiality Profile")
+PROFILE_CODE: Final = "113100"
+# CID 7050: what an instance may have been through before it came here, which its copy goes on saying
+METHOD_CODES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "113100": "Basic Application Confidentiality Profile",
+        "113101": "Clean Pixel Data Option",
+        "113102": "Clean Recognizable Visual Features Option",
+        "113103": "Clean Graphics Option",
+        "113104": "Clean Structured Content Option",
+        "113105": "Clean Descriptors Option",
+        "113106": "Retain Longitudinal Temporal Information Full Dates Option",
+        "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
+        "113108": "Retain Patient Characteristics Option",
+        "113109": "Retain Device Identity Option",
+        "113110": "Retain UIDs Option",
+        "113111": "Retain Safe Private Option",
+        "113112": "Retain Institution Identity Option",
+    }
+)
 
 
 class Action(StrEnum):
@@ -48,14 +66,14 @@ class Retained(StrEnum):
     DESCRIPTORS = "descriptors"
 
 
-OPTION_CODES: Final[Mapping[Retained, tuple[str, str]]] = MappingProxyType(
+OPTION_CODES: Final[Mapping[Retained, str]] = MappingProxyType(
     {
-        Retained.DESCRIPTORS: ("113105", "Clean Descriptors Option"),
-        Retained.FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
-        Retained.MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
-        Retained.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
-        Retained.DEVICE_IDENTITY: ("113109", "Retain Device Identity Option"),
-        Retained.INSTITUTION_IDENTITY: ("113112", "Retain Institution Identity Option"),
+        Retained.DESCRIPTORS: "113105",
+        Retained.FULL_DATES: "113106",
+        Retained.MODIFIED_DATES: "113107",
+        Retained.PATIENT_CHARACTERISTICS: "113108",
+        Retained.DEVICE_IDENTITY: "113109",
+        Retained.INSTITUTION_IDENTITY: "113112",
     }
 )
 _COLUMNS: Final[Mapping[Retained, str]] = {

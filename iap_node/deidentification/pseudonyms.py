@@ -6,7 +6,7 @@ which bare hashes would allow. Called by `copies` and `iap_node.worker.consignme
 
 References
 ----------
-PS3.15 E.1.1 (internal consistency), E.3.7 (modified dates); PS3.5 B.2 (UIDs from UUIDs); RFC 9562 section 5.8 (UUIDv8);
+PS3.15 E.1.1 (internal consistency), E.3.6 (modified dates); PS3.5 B.2 (UIDs from UUIDs); RFC 9562 section 5.8 (UUIDv8);
 RFC 2104 (HMAC).
 """
 

@@ -6,7 +6,7 @@ something was written into it. Called by `copies`.
 
 References
 ----------
-PS3.15 E.1 and E.3.1 (pixel data), PS3.3 C.7.6.1.1.7 (Burned In Annotation), C.7.6.1.1.2 (Image Type), C.8.6.1
+PS3.15 E.1 and E.3.1 (pixel data), PS3.3 C.7.6.1 (Burned In Annotation, Image Type), C.8.6.1
 (Conversion Type), C.9.2 (overlays, those in the bits of Pixel Data are retired).
 """
 

@@ -60,8 +60,9 @@ class FrameKind:
     def native_photometric_interpretation(self) -> str:
         """Photometric Interpretation (0028,0004) of what `native_frame` makes.
 
-        JPEG 2000 undoes its own colour transformation, and JPEG with losses is converted, since IODs ask for RGB
-        where nothing is compressed (PS3.3 A.8.5.4, C.7.6.3.1.2). Elsewhere colours are what was encoded.
+        JPEG 2000 undoes its own colour transformation, and JPEG with losses is converted, since YBR_FULL_422 and
+        the like are for compressed pixels (PS3.3 C.7.6.3.1.2) and RGB is what every receiver knows. Elsewhere colours
+        are what was encoded.
         """
         photometric = self.photometric_interpretation
         if photometric in ("YBR_RCT", "YBR_ICT"):

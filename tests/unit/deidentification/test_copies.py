@@ -151,11 +151,16 @@ def test_no_value_of_any_element_of_the_table_is_in_the_bytes_that_are_sent(
 
 
 def test_a_copy_says_by_what_it_was_de_identified(make_image: Any, copied: Any) -> None:
-    new = copied(make_image(), Retained.DEVICE_IDENTITY)
+    before = [Dataset(), Dataset()]
+    for item, (code, scheme) in zip(before, (("113101", "DCM"), ("JANE DOE", "99X")), strict=True):
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, scheme, "Jane Doe"
+    ds = make_image(DeidentificationMethodCodeSequence=Sequence(before))
+    new = copied(ds, Retained.DEVICE_IDENTITY)
     assert new.PatientIdentityRemoved == "YES"
     assert "Basic Application Level Confidentiality Profile 2026d" in new.DeidentificationMethod[0]
     codes = [(one.CodeValue, one.CodingSchemeDesignator) for one in new.DeidentificationMethodCodeSequence]
-    assert codes == [("113100", "DCM"), ("113109", "DCM")]
+    assert codes == [("113101", "DCM"), ("113100", "DCM"), ("113109", "DCM")]
+    assert "Doe" not in str(new)
     assert new.LongitudinalTemporalInformationModified == "REMOVED"
     (equipment,) = new.ContributingEquipmentSequence
     assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109104"
