@@ -84,6 +84,7 @@ class Life:
         self._database, self._run_id, self._stop, self._now = database, run_id, stop, now
         self._reason = "the node stops"
         self._told: tuple[str, float] = ("", 0.0)
+        self._reached = 0.0
         self._stage_began = time.monotonic()
 
     @contextlib.contextmanager
@@ -118,12 +119,11 @@ class Life:
         elif time.monotonic() - self._told[1] < TELL_S:
             return
         self._told = (stage, time.monotonic())
+        self._reached = max(self._reached, _overall(stage, share))  # a second data set does not set it back
         said = "; ".join(part for part in (message, self._time_left(share)) if part)
         try:
             with self._database.transaction() as session:
-                retraining.tell_progress(
-                    session, self._run_id, stage, _overall(stage, share), said, self._now()
-                )
+                retraining.tell_progress(session, self._run_id, stage, self._reached, said, self._now())
         except NotRunning as error:
             raise Stopped(str(error)) from error
         except DatabaseUnavailable as error:  # progress is worth nothing to stop for

@@ -24,8 +24,8 @@ from iap_node.database.models import Gate, ModelLifeError, RegisteredModel
 from iap_node.database.notifications import announce
 from iap_node.database.retraining import RetrainingRun
 from iap_node.database.tables import ModelState, RetrainingState
+from iap_node.inference.engines.on_torch import build_network
 from iap_node.inference.package import MANIFEST_FILE, ModelPackage
-from iap_node.inference.predictor import build_network
 from iap_node.inference.store import install_package, manifest_sha256
 from training.gates import GateResult
 

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from iap_node.dicom.parameters import BY_KEYWORD
+from iap_node.inference.engines.on_torch import build_network
 from iap_node.inference.heads import Head, n_outputs, output_slices
 from iap_node.inference.network import ResNet18
 from iap_node.inference.package import ModelPackage
-from iap_node.inference.predictor import build_network
 from iap_node.records import ParameterKind
 from training.recipes import Labels, Recipe, class_label, heads_for
 

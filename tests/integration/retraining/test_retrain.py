@@ -5,21 +5,26 @@ Not here: how good models become; processes and signals (test_trainer); the gate
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from iap_node.database import retraining
+from iap_node.database.engine import Database
 from iap_node.database.retraining import RetrainingUnderWay
 from iap_node.database.tables import ModelState, RetrainingState
 from iap_node.inference.package import load_package
+from iap_node.inference.registry import begin_with
 from training.manifest import read_manifest
 from training.retrain import run_one
 
-from .conftest import MAKERS, ArchivedNode, Series, split_of_patient
+from .conftest import MAKERS, ArchivedNode, Series, Template, split_of_patient
 
+pytestmark = pytest.mark.xdist_group("retraining")  # the archive is made once
 MakeNode = Callable[..., ArchivedNode]
 
 
@@ -103,6 +108,21 @@ def test_a_class_that_two_patients_show_is_not_learned(make_node: MakeNode) -> N
     package = load_package(node.folder / "models" / (run.candidate_model_id or ""))
     assert package.manifest.parameters[0].classes == MAKERS
     assert package.manifest.parameters[1].classes == ("1.5", "3", "7"), "new ones behind the known ones"
+
+
+def test_an_archive_of_novel_series_alone_says_how_a_first_model_learns(
+    template: Template, tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    shutil.copyfile(migrated_sqlite, tmp_path / "node.sqlite")
+    node = ArchivedNode(tmp_path, Database(f"sqlite:///{tmp_path / 'node.sqlite'}"))
+    node.configure()
+    begin_with(str(template.poor), node.config.data_dir, node.database, datetime.now(UTC))
+    node.file([Series(number, 0, True) for number in range(4)], novel=True)
+    run = train(node)
+    assert run.state is RetrainingState.REFUSED and "set retraining.learn_novel" in run.message
+    node.configure(learn_novel=True)
+    assert "it holds too few patients to learn from" in train(node).message
+    node.database.dispose()
 
 
 def test_a_promotion_by_gate_makes_the_candidate_champion(make_node: MakeNode) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from training.retraining.life import Life
 
 from .conftest import ArchivedNode
 
+pytestmark = pytest.mark.xdist_group("retraining")  # the archive is made once
 MakeNode = Callable[..., ArchivedNode]
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SLEEPS = (sys.executable, "-c", "import sys; sys.stdin.read()")  # until its supervisor is gone
@@ -231,6 +233,27 @@ def test_commands_show_and_refuse(make_node: MakeNode) -> None:
     assert '"state": "interrupted"' in runner.invoke(app, ["retrain", "status", "1", "--json", *config]).output
 
 
+def test_a_person_follows_a_run_until_its_end(
+    make_node: MakeNode, trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_node()
+    monkeypatch.setattr("iap_node.cli.retrain.FOLLOW_S", 0.01)
+    trainer, over = trainers(node, is_there=lambda name: name != "torch"), threading.Event()
+
+    def look_often() -> None:
+        while not over.wait(0.02):
+            trainer.look(datetime.now(UTC))
+
+    thread = threading.Thread(target=look_often)
+    thread.start()
+    try:
+        said = CliRunner().invoke(app, ["retrain", "now", "--config", str(node.config_path)])
+    finally:
+        over.set()
+        thread.join()
+    assert said.exit_code == 1 and "retraining 1: failed: training needs torch" in said.output
+
+
 # ---------------------------------------------------------------- the table, on both databases
 
 
@@ -265,8 +288,6 @@ def test_one_run_is_under_way_at_a_time(database: Database) -> None:
 
 
 def test_a_run_is_gone_when_it_is_silent_or_its_process_is(database: Database) -> None:
-    import socket
-
     with database.transaction() as session:
         run = retraining.request_run(session, "one", NOON)
         mine = retraining.begin_run(session, run.id, None, socket.gethostname(), os.getpid(), NOON)
