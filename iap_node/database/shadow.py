@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
@@ -23,7 +23,7 @@ from iap_node.database.models import Gate, RegisteredModel
 from iap_node.database.payloads import from_payload, to_payload
 from iap_node.database.tables import JudgementRow, ModelEventKind, ModelState, PredictionRow
 from iap_node.dicom.parameters import PARAMETERS, AcquisitionParameter
-from iap_node.records import Job, ParameterKind, ParameterPrediction, SeriesHeader, SeriesPrediction
+from iap_node.records import Job, ParameterKind, SeriesPrediction
 
 MOST_SERIES = 5000  # that one comparison reads
 
@@ -85,6 +85,30 @@ class _Tally:
     differences: list[float] = field(default_factory=list)
 
 
+class _Answer(NamedTuple):
+    """What one model says of one parameter."""
+
+    value: str | float
+    interval: tuple[float, float] | None  # of a number
+    is_number: bool
+
+
+class _Prediction(NamedTuple):
+    """What one model says of one series."""
+
+    model_id: str
+    novel: bool
+    answers: dict[str, _Answer | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """The number in a stored `ParameterPrediction`."""
+
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+
+
 def save_shadow_prediction(session: Session, job: Job, prediction: SeriesPrediction, now: datetime) -> bool:
     """Keep what a model in shadow says of the revision that a job judged; False where that is known already."""
     score = prediction.novelty_score
@@ -114,19 +138,16 @@ def agreement(session: Session, model_id: str) -> Agreement:
     tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
     champions: dict[str, None] = {}
     n_series = n_same_novelty = n_novel_champion = n_novel_candidate = 0
-    for champion, candidate, header in _pairs(session, model):
+    for champion, candidate, stated in _pairs(session, model):
         champions[champion.model_id] = None
         n_series += 1
         n_same_novelty += champion.novel == candidate.novel
         n_novel_champion += champion.novel
         n_novel_candidate += candidate.novel
-        theirs = {one.keyword: one for one in candidate.parameters}
-        ours = {one.keyword: one for one in champion.parameters}
         for parameter in PARAMETERS:
-            if parameter.keyword in ours and parameter.keyword in theirs:
-                stated = header.value(parameter.keyword).canonical
-                left, right = ours[parameter.keyword], theirs[parameter.keyword]
-                _count(tallies[parameter.keyword], parameter, left, right, stated)
+            left, right = champion.answers.get(parameter.keyword), candidate.answers.get(parameter.keyword)
+            if left is not None and right is not None:
+                _count(tallies[parameter.keyword], parameter, left, right, stated.get(parameter.keyword))
     return Agreement(
         model_id,
         tuple(champions),
@@ -221,8 +242,8 @@ def _abstention_gate(found: Agreement, config: AgreementConfig) -> Gate:
 
 def _pairs(
     session: Session, model: RegisteredModel
-) -> Iterator[tuple[SeriesPrediction, SeriesPrediction, SeriesHeader]]:
-    """The champion's prediction, the candidate's, and the header of each series of a shadow."""
+) -> Iterator[tuple[_Prediction, _Prediction, dict[str, str | float | None]]]:
+    """The champion's prediction, the candidate's, and what the header states, of each series of a shadow."""
     if model.shadow_begun_at is None:
         return
     counted, beside = aliased(PredictionRow), aliased(PredictionRow)
@@ -242,46 +263,42 @@ def _pairs(
     if model.shadow_ended_at is not None:
         query = query.where(beside.predicted_at <= model.shadow_ended_at)
     for champion, candidate, header in session.execute(query):
-        yield _prediction(champion), _prediction(candidate), from_payload(SeriesHeader, header)
+        stated = {one["keyword"]: one["canonical"] for one in header["values"]}
+        yield _prediction(champion), _prediction(candidate), stated
 
 
-def _prediction(payload: dict[str, Any]) -> SeriesPrediction:
-    return from_payload(SeriesPrediction, payload)
+def _prediction(payload: dict[str, Any]) -> _Prediction:
+    """Of a stored `SeriesPrediction` what is compared: to make whole records of all would take ten times as long."""
+    answers = {one["keyword"]: _answer(one) for one in payload["parameters"]}
+    return _Prediction(payload["model_id"], payload["novel"], answers)
+
+
+def _answer(stored: dict[str, Any]) -> _Answer | None:
+    if stored["kind"] == ParameterKind.CONTINUOUS:
+        number = from_payload(_Number, stored)
+        return None if number.value is None else _Answer(number.value, number.interval, True)
+    return _Answer(stored["probabilities"][0][0], None, False) if stored["probabilities"] else None
 
 
 def _count(
-    tally: _Tally,
-    parameter: AcquisitionParameter,
-    champion: ParameterPrediction,
-    candidate: ParameterPrediction,
-    stated: str | float | None,
+    tally: _Tally, parameter: AcquisitionParameter, champion: _Answer, candidate: _Answer, stated: str | float | None
 ) -> None:
-    left, right = _answer(champion), _answer(candidate)
-    if left is None or right is None:
-        return
     tally.n += 1
-    if ParameterKind.CONTINUOUS in (champion.kind, candidate.kind):
-        tally.differences.append(abs(float(left) - float(right)))
-    tally.same += _fits(parameter, champion, right)
+    if champion.is_number and candidate.is_number:
+        tally.differences.append(abs(float(champion.value) - float(candidate.value)))
+    tally.same += _fits(parameter, champion, candidate.value)
     if stated is not None:
         tally.stated += 1
         tally.champion_right += _fits(parameter, champion, stated)
         tally.candidate_right += _fits(parameter, candidate, stated)
 
 
-def _answer(prediction: ParameterPrediction) -> str | float | None:
-    if prediction.kind is ParameterKind.CONTINUOUS:
-        return prediction.value
-    return prediction.probabilities[0][0] if prediction.probabilities else None
-
-
-def _fits(parameter: AcquisitionParameter, prediction: ParameterPrediction, value: str | float) -> bool:
-    """Whether a value is what the model answers: the first class, or inside the interval of the number."""
-    answer = _answer(prediction)
+def _fits(parameter: AcquisitionParameter, answer: _Answer, value: str | float) -> bool:
+    """Whether a value is what a model answers: the first class, or inside the interval of the number."""
     try:
-        if prediction.interval is not None:
-            return prediction.interval[0] <= float(value) <= prediction.interval[1]
-        return answer is not None and parameter.same(value, answer)
+        if answer.interval is not None:
+            return answer.interval[0] <= float(value) <= answer.interval[1]
+        return parameter.same(value, answer.value)
     except ValueError:  # text where a number is asked for: of a package with other classes
         return False
 
