@@ -1,6 +1,7 @@
 """A model package at work: slices in, one answer per series out, or the statement that the series is novel.
 
-Called by the worker (one predictor per process, loaded once), the CLI and evaluation. Imports torch.
+Called by the worker (one predictor per model and process), the CLI and evaluation. What computes the network is an
+engine (`iap_node.inference.engines`); here are preparation before it and the meaning of its outputs after it.
 """
 
 from __future__ import annotations
@@ -9,16 +10,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import safetensors
-import safetensors.torch
-import torch
 from numpy.typing import NDArray
 
-from iap_node.errors import ConfigError, ModelPackageError, UnreadablePixels
+from iap_node.errors import UnreadablePixels
 from iap_node.inference import calibration, joint, novelty, pooling
 from iap_node.inference.calibration import Calibration, HeadCalibration
-from iap_node.inference.heads import Head, n_outputs
-from iap_node.inference.network import ResNet18
+from iap_node.inference.engines import DeviceName, EngineName, Precision, open_engine
+from iap_node.inference.heads import Head
 from iap_node.inference.package import Manifest, ModelPackage
 from iap_node.inference.preprocess import prepare_series, standardise
 from iap_node.records import ParameterKind, ParameterPrediction, SeriesHeader, SeriesPrediction
@@ -36,26 +34,36 @@ class Predictor:
     batch_size
         Slices per forward pass.
     threads
-        CPU threads of torch for this process; None leaves torch's own choice.
+        CPU threads of the engine; None leaves its own choice.
+    engine, precision
+        As in `iap_node.inference.engines.open_engine`. The defaults are what packages are calibrated with, and every
+        other combination is held against; the node takes what `inference` in config.yaml says.
 
     Raises
     ------
     ModelPackageError
         The weights do not fit the network that model.json describes.
     ConfigError
-        CUDA is asked for and not there.
+        The engine or the device that is asked for is not there.
     """
 
     def __init__(
-        self, package: ModelPackage, device: str = "auto", batch_size: int = 16, threads: int | None = None
+        self,
+        package: ModelPackage,
+        device: DeviceName = "auto",
+        batch_size: int = 16,
+        threads: int | None = None,
+        engine: EngineName = "torch",
+        precision: Precision = "float32",
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
         self._package = package
         self._batch_size = batch_size
-        self.device = _device(device)
-        self._network = build_network(package).to(self.device)
-        channels_last(self._network)
+        self._engine = open_engine(package, engine, device, precision, threads)
+
+    @property
+    def engine(self) -> str:
+        """What computes, where and how exactly."""
+        return self._engine.description
 
     @property
     def model_id(self) -> str:
@@ -93,16 +101,14 @@ class Predictor:
         outputs, features = self.forward(prepared)
         return judge(self._package, prepared, outputs, features, alpha, header)
 
-    @torch.inference_mode()
     def forward(self, prepared: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Network outputs (n, n_outputs) and pooled features (n, n_features) of prepared slices."""
         outputs, features = [], []
         for start in range(0, len(prepared), self._batch_size):
             batch = standardise(prepared[start : start + self._batch_size], self._package.manifest.preprocessing)
-            images = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
-            output, feature = self._network(images)
-            outputs.append(output.float().cpu().numpy())
-            features.append(feature.float().cpu().numpy())
+            output, feature = self._engine.forward(batch)
+            outputs.append(output)
+            features.append(feature)
         return np.concatenate(outputs), np.concatenate(features)
 
 
@@ -211,47 +217,3 @@ def _continuous(
         alpha=alpha,
         by_association=head.by_association,
     )
-
-
-def build_network(package: ModelPackage) -> ResNet18:
-    """The package's network in evaluation mode, on the CPU.
-
-    Raises
-    ------
-    ModelPackageError
-        The weights do not fit.
-    """
-    manifest = package.manifest
-    path = package.folder / manifest.weights.file
-    network = ResNet18(manifest.network.in_channels, n_outputs(manifest.parameters), manifest.network.width)
-    try:
-        tensors = safetensors.torch.load(package.weights)
-        network.load_state_dict(
-            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-        )
-    except safetensors.SafetensorError as error:
-        raise ModelPackageError(f"{path} is not a safetensors file ({error}); write the package again") from error
-    except RuntimeError as error:  # torch names the tensors that are missing, unexpected or of another shape
-        first = " ".join(str(error).split())[:300]
-        raise ModelPackageError(
-            f"{path} does not fit the network of model.json: {first}; write the package again"
-        ) from error
-    if any(not torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
-        raise ModelPackageError(f"{path} holds values that are not finite; train the model again")
-    network.eval()
-    return network
-
-
-def channels_last(network: torch.nn.Module) -> None:
-    """Put convolution weights into the memory format that CPUs and GPUs convolve fastest."""
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("inference.device is cuda, but torch sees no CUDA device; set it to auto or cpu")
-    return torch.device(name)

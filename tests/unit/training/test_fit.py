@@ -206,15 +206,33 @@ def test_a_run_can_be_told_how_many_images_to_show(tmp_path):
 FLIP = Head("FlipAngle", ParameterKind.CATEGORICAL, ("7", "8", "10", "12"))
 
 
-def test_neighbouring_numbers_share_the_target_by_their_distance():
-    near = losses.neighbours_of(FLIP, 0.5)
-    np.testing.assert_allclose(near.sum(axis=1), 1)
-    assert near.argmax(axis=1).tolist() == [0, 1, 2, 3]
-    assert near[0, 1] / near[0, 0] == pytest.approx(np.exp(-2))
-    assert near[3, 0] < 1e-12
-    head_losses = losses.HeadLosses([FLIP], weighed=False, neighbours={"FlipAngle": near})
-    sure_of = [head_losses(6.0 * torch.eye(4)[[k]], torch.tensor([[0.0]])).item() for k in range(4)]
-    assert sure_of[0] < sure_of[1] < sure_of[2] == pytest.approx(sure_of[3], rel=1e-3)
+def test_a_number_further_from_the_truth_costs_more():
+    distances = losses.distances_of(FLIP, 2.0)
+    np.testing.assert_allclose(distances, [0.5, 1.0, 1.0])
+    head_losses = losses.HeadLosses([FLIP], weighed=False, distances={"FlipAngle": distances})
+    sure_of = [head_losses(30.0 * torch.eye(4)[[k]], torch.tensor([[0.0]])).item() for k in range(4)]
+    assert sure_of[0] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(np.array(sure_of[1:]) - 30.0, [0.5, 1.5, 2.5], atol=1e-4)  # the score of a sure answer
+    assert losses.distances_of(replace(FLIP, classes=("7", "10", "8")), 2.0) is None
+
+
+def test_the_best_answer_stays_the_true_distribution():
+    # Soft targets would blur it: what calibration starts from must not be blurred on purpose.
+    truth = torch.tensor([0.1, 0.5, 0.15, 0.25])
+    targets = torch.repeat_interleave(torch.arange(4.0), (truth * 100).round().long())[:, None]
+    distances = losses.distances_of(FLIP, 2.0)
+    head_losses = losses.HeadLosses([FLIP], weighed=False, distances={"FlipAngle": distances})
+    logits = torch.zeros(4, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12)
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = head_losses(logits.expand(100, 4), targets)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    torch.testing.assert_close(torch.softmax(logits.detach(), 0), truth, atol=1e-3, rtol=0)
 
 
 def test_the_reference_recipe_treats_numbers_as_numbers_and_the_published_one_does_not():

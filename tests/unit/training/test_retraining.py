@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from iap_node.config.retraining import GuardsConfig, RetrainingConfig
+from iap_node.inference.engines.on_torch import build_network
 from iap_node.inference.heads import Head, n_outputs, output_slices
 from iap_node.inference.network import ResNet18
 from iap_node.inference.package import ModelPackage, load_package, package_folder
-from iap_node.inference.predictor import build_network
 from iap_node.records import ParameterKind, ParameterPrediction, SeriesPrediction
 from training.recipes import REFERENCE, Labels, encode_targets
 from training.retraining.guards import Contradicted, contradicted_labels, judge_labels
