@@ -41,7 +41,7 @@ def from_payload(kind: type[Record], payload: Any) -> Record:
     TypeError
         `payload` does not have the shape of `kind`.
     """
-    return cast(Record, _converter(kind)(payload))
+    return cast(Record, _converter(cast(Any, kind))(payload))
 
 
 # What a kind is made of is looked at once: a long replay converts millions of values.
@@ -62,7 +62,7 @@ def _converter(kind: Any) -> Callable[[Any], Any]:
     return partial(_as_it_is, kind)
 
 
-def _record(kind: type[Any], payload: Any) -> Any:
+def _record(kind: Any, payload: Any) -> Any:
     if not isinstance(payload, dict):
         raise TypeError(f"a stored {kind.__name__} is not an object: {type(payload).__name__}")
     return kind(**{name: convert(payload[name]) for name, convert in _fields(kind) if name in payload})

@@ -31,6 +31,7 @@ from iap_node.records import (
     FindingState,
     FoundFact,
     HeaderValue,
+    ParameterKind,
     ParameterPrediction,
     RoutingEvidence,
     SeriesHeader,
@@ -224,10 +225,18 @@ def _prediction(payload: dict[str, Any], parameters: Collection[str]) -> SeriesP
 
 def _parameter(payload: dict[str, Any]) -> ParameterPrediction:
     """What rules look at of a prediction; conformal sets and most intervals are not."""
-    trimmed = {**payload, "prediction_set": [], "intervals": [] if payload["interval"] else payload["intervals"]}
-    shares = trimmed.pop("probabilities")
-    record: ParameterPrediction = from_payload(ParameterPrediction, trimmed)
-    return replace(record, probabilities=tuple((str(label), float(share)) for label, share in shares))
+    shares, interval = payload["probabilities"], payload["interval"]
+    intervals = () if interval else from_payload(tuple[tuple[float, float, float], ...], payload["intervals"])
+    return ParameterPrediction(
+        keyword=payload["keyword"],
+        kind=ParameterKind(payload["kind"]),
+        probabilities=tuple((str(label), float(share)) for label, share in shares),
+        value=None if payload["value"] is None else from_payload(float, payload["value"]),
+        interval=None if interval is None else from_payload(tuple[float, float], interval),
+        intervals=intervals,
+        alpha=from_payload(float, payload["alpha"]),
+        by_association=payload.get("by_association", False),
+    )
 
 
 def _instances(session: Session, ids: Sequence[int]) -> dict[int, int]:
