@@ -24,14 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from iap_node.inference.engines.on_torch import channels_last
 from iap_node.inference.heads import Head, n_outputs
 from iap_node.inference.network import ResNet18
-from iap_node.inference.predictor import channels_last
 from iap_node.inference.preprocess import Preprocessing
 from iap_node.records import ParameterKind
 from training import processes
 from training.dataset import SeriesSet
-from training.losses import HeadLosses, class_weights, neighbours_of, weight_bias
+from training.losses import HeadLosses, class_weights, distances_of, weight_bias
 from training.recipes import Recipe, encode_targets
 
 CHECKPOINT = "checkpoint.pt"
@@ -164,10 +164,11 @@ class _Run:
         self._identity = f"{recipe} {tuple(heads)} seed={seed} {length}"
         known = [head for head in heads if head.kind is ParameterKind.CATEGORICAL]
         columns = {head.keyword: targets[:, column] for column, head in enumerate(heads)}
-        neighbours = {
-            head.keyword: neighbours_of(head, dict(recipe.ordinal)[head.keyword])
+        distances = {
+            head.keyword: steps
             for head in known
             if head.keyword in dict(recipe.ordinal)
+            and (steps := distances_of(head, dict(recipe.ordinal)[head.keyword])) is not None
         }
         weights = {
             head.keyword: class_weights(head, columns[head.keyword], recipe.rare_classes)
@@ -177,7 +178,7 @@ class _Run:
         self._weight_bias = torch.from_numpy(weight_bias(heads, weights))
         self._network = ResNet18(len(recipe.preprocessing.channels), n_outputs(heads), recipe.width).to(device)
         channels_last(self._network)
-        self._losses = HeadLosses(heads, recipe.loss == "uncertainty", neighbours, weights).to(device)
+        self._losses = HeadLosses(heads, recipe.loss == "uncertainty", distances, weights).to(device)
         self._optimiser = _optimiser(recipe, self._network, self._losses)
         self._average = {name: value.detach().clone() for name, value in self._network.state_dict().items()}
         # Threads of our own: torch's wait for each other in busy loops, and crawl on a machine that others use.

@@ -2,10 +2,12 @@
 
 Called by `training.fit`.
 
-Classes that are numbers (slice thickness, flip angle, field of view, field strength) are targets with neighbours: the
-truth's place in the vocabulary gets most of the mass, its neighbours some by their distance (Diaz & Marathe 2019, CVPR,
-"Soft labels for ordinal regression"). Taking 1.2 mm for 1.25 mm then costs less than taking it for 2.5 mm, and nothing
-of the package changes, since a head stays one logit per class.
+Classes that are numbers (slice thickness, flip angle, field of view, field strength) have distances: to cross-entropy
+the continuous ranked probability score of the classes' distribution is added, in a unit of the parameter's own
+(Matheson & Winkler 1976, doi 10.1287/mnsc.22.10.1087). Taking 1.2 mm for 1.25 mm then costs less than taking it for
+2.5 mm. Both are proper scores, so that the best a network can say stays the true distribution; soft targets, which
+share a class's mass with its neighbours, are not, and blur what calibration starts from. Nothing of the package
+changes: a head stays one logit per class.
 
 Rare classes weigh more, by a power of their frequency. A network fitted so is too fond of them, by a known factor: it
 is taken out of the last layer's bias at the end, so that probabilities are again those of the training data (the same
@@ -32,8 +34,8 @@ class HeadLosses(nn.Module):
 
     Parameters
     ----------
-    neighbours
-        By keyword, (n_classes, n_classes): the target of each true class; None: the class itself and nothing else.
+    distances
+        By keyword, (n_classes - 1,): from each class to the next, in the unit of the score; other classes have none.
     weights
         By keyword, (n_classes,): how much each true class counts.
     """
@@ -42,7 +44,7 @@ class HeadLosses(nn.Module):
         self,
         heads: Sequence[Head],
         weighed: bool,
-        neighbours: Mapping[str, NDArray[np.float64]] | None = None,
+        distances: Mapping[str, NDArray[np.float64]] | None = None,
         weights: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         super().__init__()
@@ -50,7 +52,7 @@ class HeadLosses(nn.Module):
         self._weighed = weighed
         self.log_variances = nn.Parameter(torch.zeros(len(self._heads)), requires_grad=weighed)
         for head in heads:
-            tables = ((f"near_{head.keyword}", neighbours), (f"weight_{head.keyword}", weights))
+            tables = ((f"distance_{head.keyword}", distances), (f"weight_{head.keyword}", weights))
             for name, table in tables:
                 known = (table or {}).get(head.keyword)
                 value = None if known is None else torch.from_numpy(known.astype(np.float32))
@@ -76,28 +78,38 @@ class HeadLosses(nn.Module):
         return total
 
     def _class_loss(self, head: Head, outputs: Tensor, target: Tensor) -> Tensor:
-        near: Tensor | None = getattr(self, f"near_{head.keyword}")
+        distances: Tensor | None = getattr(self, f"distance_{head.keyword}")
         weights: Tensor | None = getattr(self, f"weight_{head.keyword}")
-        if near is None and weights is None:
+        if distances is None and weights is None:
             return functional.cross_entropy(outputs, target)
-        losses = functional.cross_entropy(outputs, target if near is None else near[target], reduction="none")
+        losses = functional.cross_entropy(outputs, target, reduction="none")
+        if distances is not None:
+            losses = losses + ranked_score(outputs, target, distances)
         if weights is None:
             return losses.mean()
         return (weights[target] * losses).mean()
 
 
-def neighbours_of(head: Head, width: float) -> NDArray[np.float64]:
-    """(n_classes, n_classes): for each true class the mass of every class, a Gaussian of its distance.
+def ranked_score(outputs: Tensor, target: Tensor, distances: Tensor) -> Tensor:
+    """(n,): integral of the squared difference between the distribution function and the truth's step.
 
     Parameters
     ----------
-    width
-        Standard deviation in the parameter's unit: a class two widths away gets an eighth of the truth's own mass.
+    outputs
+        (n, n_classes) logits, classes by rising value.
+    distances
+        (n_classes - 1,) from each class to the next.
     """
-    values = np.array([float(label) for label in head.classes])
-    mass = np.exp(-0.5 * ((values[:, None] - values[None, :]) / width) ** 2)
-    shares: NDArray[np.float64] = mass / mass.sum(axis=1, keepdims=True)
-    return shares
+    below = torch.softmax(outputs, dim=1).cumsum(dim=1)[:, :-1]
+    reached = target[:, None] <= torch.arange(outputs.shape[1] - 1, device=target.device)
+    return ((below - reached.to(below.dtype)) ** 2 * distances).sum(dim=1)
+
+
+def distances_of(head: Head, unit: float) -> NDArray[np.float64] | None:
+    """(n_classes - 1,): from each class to the next in units of `unit`, which is in the parameter's; None where the
+    classes do not rise."""
+    steps: NDArray[np.float64] = np.diff([float(label) for label in head.classes]) / unit
+    return steps if (steps > 0).all() else None
 
 
 def class_weights(head: Head, targets: NDArray[np.floating[Any]], power: float) -> NDArray[np.float64]:

@@ -57,8 +57,8 @@ class Recipe:
     bfloat16
         Forward and backward in bfloat16 where the device is fast at it (CPU, CUDA).
     ordinal
-        Class parameters that are numbers, each with the width, in its unit, over which neighbouring classes share the
-        target; see `training.losses`.
+        Class parameters that are numbers, each with the distance, in its unit, that costs one in the loss; see
+        `training.losses`.
     rare_classes
         Power of the inverse frequency by which rare classes weigh more; 0: all series alike.
     further
@@ -111,8 +111,8 @@ REFERENCE = Recipe(
     spectrum_noise=2.5,
     parts=2,
     bfloat16=True,
-    # Half of what neighbouring values usually differ by in the Duke vocabulary: a neighbour gets an eighth.
-    ordinal=(("MagneticFieldStrength", 0.003), ("SliceThickness", 0.025), ("FlipAngle", 0.5), ("FieldOfView", 5.0)),
+    # About what two usual protocols of the Duke vocabulary differ by.
+    ordinal=(("MagneticFieldStrength", 1.0), ("SliceThickness", 0.25), ("FlipAngle", 2.0), ("FieldOfView", 20.0)),
     rare_classes=0.25,
 )
 
