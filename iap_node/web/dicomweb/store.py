@@ -8,14 +8,14 @@ answer comes when all that it calls stored would survive a power cut.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -40,6 +40,7 @@ PREFIX = "/dicomweb"
 DICOM_JSON = "application/dicom+json"
 _JSON_RANGES = frozenset({DICOM_JSON, "application/json", "application/*", "*/*"})
 AGAIN_S = "5"  # Retry-After
+DRAIN_BYTES, DRAIN_S = 64 * 1024**2, 5.0  # read of a request that is refused already
 
 log = structlog.get_logger("stow")
 
@@ -49,18 +50,68 @@ router = APIRouter(prefix=PREFIX, include_in_schema=False)
 @router.post("/studies")
 async def store(request: Request, node: Node) -> Response:
     """Store instances of any studies."""
-    return await _store(request, node, None)
+    return await _heard(request, node, None)
 
 
 @router.post("/studies/{study}")
-async def store_of_study(request: Request, node: Node, study: Annotated[str, Path(max_length=64)]) -> Response:
+async def store_of_study(request: Request, node: Node, study: str) -> Response:
     """Store instances of one study; those of others fail."""
     if not is_safe_uid(study):
         raise HTTPException(400, "the path names no Study Instance UID")
-    return await _store(request, node, study)
+    return await _heard(request, node, study)
 
 
-async def _store(request: Request, node: WebNode, study: str | None) -> Response:
+class _Body:
+    """The body of a request, piece by piece."""
+
+    def __init__(self, request: Request) -> None:
+        self._receive = request.receive
+        self._asks_first = "100-continue" in request.headers.get("expect", "").lower()
+        self._at_end = False
+
+    async def read(self) -> bytes | None:
+        """The next piece; None: that was all.
+
+        Raises
+        ------
+        ClientDisconnect
+            The sender is gone.
+        """
+        if self._at_end:
+            return None
+        message = await self._receive()
+        self._at_end = not message.get("more_body", False)
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece: bytes = message.get("body", b"")
+        return piece
+
+    async def drain(self) -> None:
+        """Read on for a while and forget it, so that the sender hears that it is refused: to close on one that still
+        writes resets the connection, and the answer is lost with it. One that asked first (`Expect: 100-continue`,
+        RFC 9110 section 10.1.1) waits for the answer.
+        """
+        n_bytes = 0
+        if not self._asks_first:
+            with contextlib.suppress(TimeoutError, ClientDisconnect):
+                async with asyncio.timeout(DRAIN_S):
+                    while n_bytes < DRAIN_BYTES and (piece := await self.read()) is not None:
+                        n_bytes += len(piece)
+
+
+async def _heard(request: Request, node: WebNode, study: str | None) -> Response:
+    body = _Body(request)
+    try:
+        response = await _store(request, node, study, body)
+    except HTTPException:
+        await body.drain()
+        raise
+    if response.status_code >= 400:
+        await body.drain()
+    return response
+
+
+async def _store(request: Request, node: WebNode, study: str | None, body: _Body) -> Response:
     stow = node.stow
     if stow is None:
         raise HTTPException(404, "this node takes nothing by STOW-RS; web.stow.enabled says so")
@@ -74,7 +125,7 @@ async def _store(request: Request, node: WebNode, study: str | None) -> Response
     except RetriableError as error:  # before anything is read
         raise HTTPException(503, str(error), {"Retry-After": AGAIN_S}) from error
     try:
-        refusal = await _receive(request, stow, reception, boundary, most_bytes)
+        refusal = await _receive(body, stow, reception, boundary, most_bytes)
         if any(one.stored for one in reception.parts):
             await run_in_threadpool(reception.settle)
     finally:
@@ -82,7 +133,7 @@ async def _store(request: Request, node: WebNode, study: str | None) -> Response
     parts = reception.parts
     status = http_status(parts) if refusal is None else refusal.status
     log.info(
-        "stored by STOW-RS", sender=sender, source_address=client_address(request), status=int(status),
+        "request of STOW-RS", sender=sender, source_address=client_address(request), status=int(status),
         n_stored=sum(one.stored for one in parts), n_failed=sum(not one.stored for one in parts),
         refused=None if refusal is None else refusal.why,
     )  # fmt: skip
@@ -153,19 +204,17 @@ class _Refusal:
 
 
 async def _receive(
-    request: Request, stow: Stow, reception: StowRequest, boundary: str, most_bytes: int
+    body: _Body, stow: Stow, reception: StowRequest, boundary: str, most_bytes: int
 ) -> _Refusal | None:
     """Read the body; what came whole by then is stored, whatever follows."""
     n_bytes = 0
-    stream = request.stream()
     try:
         parser = RelatedParser(boundary, reception)
         while True:
             began = time.monotonic()
-            try:
-                async with asyncio.timeout(stow.idle_timeout_s):
-                    piece = await anext(stream)
-            except StopAsyncIteration:
+            async with asyncio.timeout(stow.idle_timeout_s):
+                piece = await body.read()
+            if piece is None:
                 break
             n_bytes += len(piece)
             if n_bytes > most_bytes:

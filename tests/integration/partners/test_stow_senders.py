@@ -176,3 +176,25 @@ def test_an_instance_larger_than_what_the_node_may_have_in_memory_goes_to_the_di
     assert answer.startswith(b"HTTP/1.1 200"), answer
     assert peak < 16 * MIB < n_pieces * len(piece)
     assert len(server.data_sets()[ds.SOPInstanceUID]) > n_pieces * len(piece)
+
+
+@pytest.mark.parametrize(("token", "status"), [("another", b"401"), (TOKEN, b"400")])
+def test_a_refusal_is_heard_by_a_sender_that_writes_on(server: Server, token: str, status: bytes) -> None:
+    content = b"no boundary" + bytes(8 * MIB)  # more than sockets buffer
+    with socket.create_connection(("127.0.0.1", server.port)) as wire:
+        wire.settimeout(30)
+        wire.sendall(
+            b"POST /dicomweb/studies HTTP/1.1\r\nHost: node\r\nContent-Type: multipart/related; boundary=b\r\n"
+            + f"Authorization: Bearer {token}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+        )  # fmt: skip
+        assert wire.recv(65_536).split()[1] == status
+
+
+def test_a_sender_that_asks_first_need_not_send_what_is_refused(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as wire:
+        wire.settimeout(30)
+        wire.sendall(
+            b"POST /dicomweb/studies HTTP/1.1\r\nHost: node\r\nContent-Type: multipart/related; boundary=b\r\n"
+            b"Authorization: Bearer another\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n"
+        )
+        assert wire.recv(65_536).split()[1] == b"401"

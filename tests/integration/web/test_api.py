@@ -23,12 +23,13 @@ from iap_node.database.engine import Database
 from iap_node.database.tables import JobRow
 from iap_node.listener.folder import ImportedFile, import_files
 from iap_node.listener.intake import Intake
+from iap_node.listener.reception import Request
 from iap_node.records import JobState, Role
 from iap_node.spool import Spool
 from iap_node.web.node import WebNode
 from iap_node.web.secrets import hash_token
 from tests.integration.audit.simulated_archive import Series, file, finding
-from tests.integration.listener.conftest import make_instance
+from tests.integration.listener.conftest import encode, make_instance
 from tests.integration.web.test_upload import part10
 
 CONFIG = """\
@@ -155,6 +156,19 @@ def test_people_and_tokens_are_an_admins_and_secrets_are_told_once(web_node: Web
     operator = program(Role.OPERATOR)
     for path in ("accounts", "tokens", "audit-trail", "configuration"):
         assert operator.get(f"/api/v1/{path}").status_code == 403
+
+
+def test_slices_are_pictures(web_node: WebNode, program: Program) -> None:
+    with closing(Intake(web_node.spool, web_node.database, b"k" * 32)) as intake:
+        ds = make_instance()
+        uids = (str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID))
+        intake.file(encode(ds), Request(*uids, "SENDER", "127.0.0.1"))
+    viewer = program(Role.VIEWER)
+    number = viewer.get("/api/v1/series").json()["items"][0]["id"]
+    assert viewer.get(f"/api/v1/series/{number}/slices").json() == {"slices": 1, "problems": []}
+    answer = viewer.get(f"/api/v1/series/{number}/slices/0.png", params={"centre": 8, "width": 4})
+    assert (answer.status_code, answer.content[1:4], answer.headers["x-window-width"]) == (200, b"PNG", "4")
+    assert viewer.get(f"/api/v1/series/{number}/slices/1.png").status_code == 404
 
 
 def test_figures_and_reports_are_those_of_the_pages(web_node: WebNode, program: Program) -> None:

@@ -34,7 +34,7 @@ def test_no_request_that_the_schema_allows_or_forbids_breaks_the_api(
         file(session, Series(1, datetime.now(UTC), findings=(finding(),)))
     config_path = tmp_path / "config.yaml"
     config_path.write_text("data_dir: data\nspool: {disk_reserve_mb: 0}\nrouting: {}\n")
-    node = replace(web_node, config_path=config_path, ingest=lambda paths: (Filed(path, "not_dicom", "noise") for path in paths))
+    node = replace(web_node, config_path=config_path, ingest=filed)
     monkeypatch.setattr(people, "hash_password", lambda _: "slow on purpose: tested elsewhere")
     headers = {"Authorization": program(Role.ADMIN).headers["Authorization"]}
     schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", create_app(node))
@@ -61,8 +61,13 @@ class Filed:
     """What became of a file that is noise."""
 
     path: object
-    outcome: str
-    reason: str
+    outcome: str = "not_dicom"
+    reason: str = "noise"
+
+
+def filed(paths: list[Path]) -> list[Filed]:
+    """An intake to which all is noise."""
+    return [Filed(path) for path in paths]
 
 
 def _can_be_broken(operation: Any) -> bool:

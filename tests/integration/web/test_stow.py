@@ -178,11 +178,12 @@ def test_while_the_disk_is_low_or_all_places_are_taken_nothing_is_read(stow: Sto
         yield b""
 
     stow.disk.low = "the disk has 3 MB left"
-    answer = stow.post(unread(), Content_Length="1000")
+    asks = {"Content_Length": "1000", "Expect": "100-continue"}
+    answer = stow.post(unread(), **asks)
     assert answer.status_code == 503 and "3 MB left" in answer.json()["detail"] and answer.headers["Retry-After"]
     stow.disk.low = ""
     others = [stow.stow.begin("PACS_2", "127.0.0.1", None) for _ in range(2)]
-    assert stow.post(unread(), Content_Length="1000").status_code == 503
+    assert stow.post(unread(), **asks).status_code == 503
     for one in others:
         one.close()
         one.close()
@@ -280,6 +281,11 @@ def test_hostile_bodies_end_with_an_error_and_what_came_whole_before_is_kept(sto
     assert stored[0] == first.SOPInstanceUID and len(stored) == n_kept
     assert {row.sop_instance_uid for row in stow.rows(InstanceRow)} == set(stored)
     assert len(lying_in(stow.spool)) == len(stored)
+
+
+def test_a_path_that_names_no_study_is_told_so(stow: StowNode) -> None:
+    for study in ("1.2.x", "..%2F..", "9" * 65):
+        assert stow.post(body(part10(make_instance())), f"/dicomweb/studies/{study}").status_code in (400, 404)
 
 
 @pytest.mark.parametrize("content", [b"", b"no boundary at all", END, b"\r\n" * 5])
