@@ -117,10 +117,12 @@ class ModelsAtWork:
         try:
             with self._database.reading() as session:
                 wanted = models.at_work(session).get(ModelState.SHADOW)
-            if wanted is not None and self._has_shadow(wanted) and self._shadow is not None:
+            if wanted is None:
+                self._shadow = None  # its memory is free again
+            elif self._has_shadow(wanted) and self._shadow is not None:
                 self._ask(self._shadow, job, shown)
-        except RetriableError as error:
-            log.warning("a series is not compared with the model in shadow", error=str(error))
+        except Exception as error:  # noqa: BLE001 - the edge: what compares two models must not end the worker
+            log.warning("a series is not compared with the model in shadow", error=_told(error))
 
     def _ask(self, candidate: Predictor, job: Job, shown: _Shown) -> None:
         try:

@@ -237,6 +237,25 @@ def test_the_first_start_takes_the_configured_model_and_a_later_one_only_offers_
 
 
 @ON_SQLITE
+def test_a_shadow_that_ends_meanwhile_is_forgotten_and_harms_nobody(
+    one_series: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(one_series, says("a"), says("b")).start()
+    worker.shadow("b", 100)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shadow, "finish_shadow", fail)
+        assert worker.judge() == "a"
+    with one_series.database.transaction() as session:
+        models.end_shadow(session, "b", "eve", "", NOON)
+    assert worker.judge() == "a"
+    assert worker.states() == {"a": "champion", "b": "candidate"}
+
+
+@ON_SQLITE
 def test_a_kill_between_copy_and_registration_leaves_a_package_that_can_be_added(
     one_series: Node, tmp_path: Path
 ) -> None:
