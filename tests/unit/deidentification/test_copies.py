@@ -119,12 +119,11 @@ def test_no_value_of_any_element_of_the_table_is_in_the_bytes_that_are_sent(
     ds.BurnedInAnnotation = "NO"
     groups, frame, purpose = Dataset(), Dataset(), Dataset()
     for item, kept in ((groups, 0x52009229), (frame, 0x52009230), (purpose, 0x00081140)):
-        values |= {kept + tag: value for tag, value in planted(item).items()}
-        inner = Dataset()
-        planted(inner)
-        item.add_new(0x0020930E + (kept & 0xF), "SQ", Sequence([inner]))  # unknown to the dictionary or not
-        item.FrameContentSequence = Sequence([inner])
+        planted(item)
         ds.add_new(kept, "SQ", Sequence([item]))
+    inner = Dataset()
+    planted(inner)
+    frame.FrameContentSequence = Sequence([inner])
     for block in (ds, groups):
         block.add_new(0x00090010, "LO", "MAKER QPRIVATECREATOR")
         block.add_new(0x00091001, "LO", "QPRIVATEVALUE")
