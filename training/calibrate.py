@@ -22,10 +22,10 @@ from iap_node.inference.calibration import (
     conformal_quantiles,
     fit_temperature,
 )
+from iap_node.inference.engines.on_torch import channels_last
 from iap_node.inference.heads import Head
 from iap_node.inference.network import ResNet18
 from iap_node.inference.novelty import View
-from iap_node.inference.predictor import channels_last
 from iap_node.inference.preprocess import Preprocessing, standardise
 from iap_node.records import ParameterKind
 from training.recipes import Labels, encode_targets

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iap_node.dicom.parameters import BY_KEYWORD
+from iap_node.inference.engines.on_torch import build_network
 from iap_node.inference.heads import Head, output_slices
 from iap_node.inference.package import ModelPackage
-from iap_node.inference.predictor import Predictor, build_network, judge, parameter_predictions
+from iap_node.inference.predictor import Predictor, judge, parameter_predictions
 from iap_node.records import ParameterKind, ParameterPrediction
 from training.calibrate import SplitOutputs, outputs_of
 from training.dataset import SIMULATED, SeriesSet

@@ -18,6 +18,7 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
+from iap_node.inference.engines.on_torch import build_network
 from iap_node.inference.heads import Head, n_outputs
 from iap_node.inference.network import ResNet18
 from iap_node.inference.novelty import View
@@ -32,7 +33,6 @@ from iap_node.inference.package import (
     load_package,
     write_package,
 )
-from iap_node.inference.predictor import build_network
 from training.calibrate import calibrate, fit_novelty, outputs_of
 from training.dataset import DataSetError, SeriesSet, describe, load, preprocessing_of, training_sentence
 from training.fit import FittedNetwork

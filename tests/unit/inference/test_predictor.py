@@ -121,7 +121,7 @@ def test_cuda_that_is_not_there_is_a_configuration_error(tmp_path, write_tiny_pa
     package = load_package(write_tiny_package(tmp_path))
     with pytest.raises(ConfigError, match="auto or cpu"):
         Predictor(package, device="cuda")
-    assert Predictor(package, device="auto").device.type == "cpu"
+    assert Predictor(package, device="auto").engine == "torch on cpu, float32"
 
 
 def test_shipped_model_says_that_it_was_trained_on_simulated_images(shipped):
