@@ -14,6 +14,7 @@ PS3.4 Annex B (Storage Service Class), PS3.5 section 10 (which transfer syntaxes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
@@ -166,18 +167,24 @@ def _send(
         (str(cx.abstract_syntax), str(cx.transfer_syntax[0])): int(cx.context_id or 0) for cx in assoc.accepted_contexts
     }
     transcode = config.transcode == "as_needed"
+    rest: list[OutgoingInstance] = []
+    decompressed: Counter[str] = Counter()
     for number, instance in enumerate(instances):
         pair = next((pair for pair in _pairs(instance, transcode) if pair in accepted), None)
         if pair is None:
             answers[instance.instance_id] = refused(instance, _why_in_no_syntax(instance, transcode))
         elif assoc.is_established:
             sent = in_syntax(instance, pair[1])
+            decompressed[instance.transfer_syntax_uid] += sent is not instance
             answers[instance.instance_id] = _store(
                 assoc, accepted[pair], sent, message_id=number % 65535 + 1, timeout_s=config.timeout_s
             )
         else:
-            return list(instances[number:])
-    return []
+            rest = list(instances[number:])
+            break
+    for transfer_syntax_uid, n in (+decompressed).items():
+        log.info("instances sent decompressed", ae_title=config.ae_title, refused=transfer_syntax_uid, instances=n)
+    return rest
 
 
 def _why_in_no_syntax(instance: OutgoingInstance, transcode: bool) -> str:
