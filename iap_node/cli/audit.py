@@ -87,15 +87,15 @@ def audit(
 
 
 def _judge_pixels(found: FolderAudit, model: str | None, config: NodeConfig, progress: Progress) -> FolderAudit:
-    """The audit with the pixels heard; here, and nowhere before, torch is loaded."""
+    """The audit with the pixels heard; here, and nowhere before, an engine is loaded."""
     from iap_node.audit.folder_witnesses import with_pixels
     from iap_node.inference.package import load_package, package_folder
 
     package = load_package(package_folder(model or config.inference.model))
-    from iap_node.inference.predictor import Predictor  # torch: seconds, for nothing where the package is not usable
+    from iap_node.inference.predictor import predictor_of  # with an engine: for nothing where the package is not usable
 
     task = progress.add_task("reading pixels", total=len(found.series))
-    predictor = Predictor(package, device=config.inference.device, batch_size=config.inference.batch_size)
+    predictor = predictor_of(package, config.inference)
     return with_pixels(found, predictor, config.audit, config.inference, lambda: progress.advance(task))
 
 

@@ -199,7 +199,7 @@ def _intake(config: NodeConfig, database: Database, spool: Spool) -> Intake:
 def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
     """Judge complete series: pixels to prediction, header comparison and route."""
     config, database, stop = start_role("infer", config_path, supervised)
-    from iap_node.inference.predictor import Predictor
+    from iap_node.inference.predictor import Predictor, predictor_of
     from iap_node.inference.registry import begin_with
     from iap_node.inference.store import load_installed
     from iap_node.routing.rules_file import RulesFile
@@ -210,7 +210,7 @@ def infer(config_path: Path = CONFIG, supervised: bool = SUPERVISED) -> None:
 
     def load(folder: str | None, model_id: str) -> Predictor:
         package = load_installed(config.data_dir, folder, model_id)
-        return Predictor(package, device=config.inference.device, batch_size=config.inference.batch_size)
+        return predictor_of(package, config.inference)
 
     begin_with(config.inference.model, config.data_dir, database, datetime.now(UTC))
     at_work = ModelsAtWork(database, load, f"{socket.gethostname()}:infer", config.retraining)

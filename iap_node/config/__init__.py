@@ -171,7 +171,10 @@ class InferenceConfig(Section):
     """The model at work."""
 
     model: str = REFERENCE_MODEL
+    engine: Literal["auto", "torch", "openvino"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = Field(None, ge=1)
     max_slices: int = Field(24, ge=1)
     batch_size: int = Field(16, ge=1)
     max_pixels_per_slice: int = Field(4096 * 4096, ge=1)

@@ -19,6 +19,7 @@ class OidcConfig(Section):
     roles_claim: str = "roles"
     roles: dict[str, Role] = {}
     default_role: Role | None = None
+    recheck_min: float = Field(60.0, gt=0, le=60 * 24 * 31)
 
     @field_validator("issuer")
     @classmethod

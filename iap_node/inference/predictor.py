@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from iap_node.config import InferenceConfig
 from iap_node.errors import UnreadablePixels
 from iap_node.inference import calibration, joint, novelty, pooling
 from iap_node.inference.calibration import Calibration, HeadCalibration
@@ -110,6 +111,21 @@ class Predictor:
             outputs.append(output)
             features.append(feature)
         return np.concatenate(outputs), np.concatenate(features)
+
+
+def predictor_of(package: ModelPackage, config: InferenceConfig) -> Predictor:
+    """A package at work as `inference` in config.yaml says.
+
+    Raises
+    ------
+    ModelPackageError
+        The weights do not fit the network that model.json describes.
+    ConfigError
+        The engine or the device that is asked for is not there.
+    """
+    return Predictor(
+        package, config.device, config.batch_size, config.threads, engine=config.engine, precision=config.precision
+    )
 
 
 def judge(

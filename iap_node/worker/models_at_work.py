@@ -198,7 +198,7 @@ class ModelsAtWork:
             return None
         self._not_before.pop(wanted.model_id, None)
         log.info("model loaded", model=found.model_id, state=wanted.state, training_data=found.training_data,
-                 device=str(getattr(found, "device", "")))  # fmt: skip
+                 engine=getattr(found, "engine", ""))  # fmt: skip
         self._tell(wanted.model_id, ModelEventKind.LOADED_AGAIN, "")
         return found
 
