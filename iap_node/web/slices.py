@@ -121,6 +121,8 @@ def _stack(node: WebNode, series_id: int) -> SliceStack:
             max_pixels_per_slice=limits.max_pixels_per_slice,
             max_bytes_per_instance=limits.max_bytes_per_instance,
         )
+    except FileNotFoundError as error:
+        raise NoSuchSlice("bytes of this series are gone; `iap-node fsck` says which") from error
     except OSError as error:
         raise RetriableError(f"the spool cannot be read: {error.strerror}") from error
     with _turn:
