@@ -18,7 +18,8 @@ from iap_node.dicom.parameters import BY_KEYWORD
 
 Array = NDArray[np.float64]
 
-CONFIDENCE = 0.95  # of every interval here
+CONFIDENCE = 0.95  # of intervals
+WORSE_CONFIDENCE = 0.9  # of the interval by which a parameter that matters is worse: a smaller loss is seen there
 RESAMPLES = 2000
 ALPHA = 0.05  # of the conformal sets whose coverage is looked at
 _BINS = 10
@@ -97,7 +98,13 @@ def judge_gates(champion: HeldOut, candidate: HeldOut, config: GatesConfig, seed
     )
 
 
-def difference(champion: HeldOut, candidate: HeldOut, keywords: Sequence[str], rng: np.random.Generator) -> Difference:
+def difference(
+    champion: HeldOut,
+    candidate: HeldOut,
+    keywords: Sequence[str],
+    rng: np.random.Generator,
+    confidence: float = CONFIDENCE,
+) -> Difference:
     """Paired over patients, percentile bootstrap (Efron and Tibshirani 1993, chapter 13); a model without a parameter
     has no right answer for it."""
     n_series = len(candidate.patients)
@@ -115,7 +122,7 @@ def difference(champion: HeldOut, candidate: HeldOut, keywords: Sequence[str], r
     per_patient = _by_patient(np.stack(differences), candidate.patients)
     if not len(per_patient):
         return Difference(0.0, 0.0, 0.0, 0)
-    low, high = _interval(per_patient, rng)
+    low, high = _interval(per_patient, rng, confidence)
     return Difference(float(per_patient.mean()), low, high, len(per_patient))
 
 
@@ -166,10 +173,10 @@ def _by_patient(rows: Array, patients: Sequence[str]) -> Array:
     return means
 
 
-def _interval(values: Array, rng: np.random.Generator) -> tuple[float, float]:
+def _interval(values: Array, rng: np.random.Generator, confidence: float) -> tuple[float, float]:
     chosen = rng.integers(0, len(values), (RESAMPLES, len(values)))
     means = values[chosen].mean(axis=1)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -194,20 +201,25 @@ def _overall(champion: HeldOut, candidate: HeldOut, config: GatesConfig, rng: np
 def _nowhere_worse(
     champion: HeldOut, candidate: HeldOut, config: GatesConfig, rng: np.random.Generator
 ) -> list[GateResult]:
-    """A parameter that matters may lose `allowed_loss`; another one fails where its loss is beyond chance as well."""
+    """A parameter fails where it loses more than `allowed_loss`, and that is beyond chance.
+
+    Both are asked: without the second, one patient of thirty would refuse every candidate, on one parameter or another.
+    """
     results = []
     for keyword in BY_KEYWORD:
         if keyword not in champion.scores:
             continue
-        found = difference(champion, candidate, [keyword], rng)
+        confidence = WORSE_CONFIDENCE if keyword in config.parameters else CONFIDENCE
+        found = difference(champion, candidate, [keyword], rng, confidence)
         if not found.n_patients:
             continue
-        too_much = found.mean < -config.allowed_loss
-        matters = keyword in config.parameters
-        passed = not too_much if matters else not (too_much and found.high < 0)
+        passed = found.mean >= -config.allowed_loss or found.high >= 0
         gone = "" if keyword in candidate.scores else "; the candidate does not predict it"
-        says = f"{BY_KEYWORD[keyword].title}: {found}, a loss of {config.allowed_loss:g} is allowed{gone}"
-        figures = {"mean": found.mean, "low": found.low, "high": found.high, "n_patients": found.n_patients}
+        says = (
+            f"{BY_KEYWORD[keyword].title}: {found} ({confidence:.0%} interval), a loss of {config.allowed_loss:g} is "
+            f"allowed, and what chance explains{gone}"
+        )
+        figures = {"low": found.low, "high": found.high, "n_patients": found.n_patients}
         results.append(GateResult(f"not worse: {keyword}", passed, says, found.mean, -config.allowed_loss, figures))
     return results
 

@@ -68,6 +68,13 @@ def test_another_parameter_fails_only_where_its_loss_is_beyond_chance() -> None:
     assert "not worse: FlipAngle" not in failed(few, answers(better | {"FlipAngle": 0.565}, n=30))
 
 
+def test_one_patient_of_thirty_refuses_nobody() -> None:
+    few = answers({"Manufacturer": 0.8, "AcquisitionMatrix": 0.7}, n=30)
+    one_less = answers({"Manufacturer": 0.8, "AcquisitionMatrix": 0.665}, n=30)
+    assert failed(few, one_less, overall="not_worse") == ["better on what matters"], "so few do not show that it is not"
+    assert "not worse: AcquisitionMatrix" in failed(few, answers({"Manufacturer": 0.9, "AcquisitionMatrix": 0.5}, n=30))
+
+
 def test_a_parameter_that_the_candidate_no_longer_predicts_is_a_loss() -> None:
     candidate = answers({"Manufacturer": 0.9, "AcquisitionMatrix": 0.8})
     assert failed(CHAMPION, candidate) == ["not worse: FlipAngle"]
