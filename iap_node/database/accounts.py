@@ -52,7 +52,9 @@ class BrowserSession:
 
     account: Account
     csrf_token: str
+    created_at: datetime
     expires_at: datetime
+    by_oidc: bool  # the account signs in through OpenID Connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,19 @@ def browser_session(session: Session, token_hash: str, now: datetime) -> Browser
         .join(AccountRow, AccountRow.id == WebSessionRow.account_id)
         .where(WebSessionRow.token_hash == token_hash, WebSessionRow.expires_at > now, AccountRow.disabled_at.is_(None))
     ).one_or_none()
-    return None if found is None else BrowserSession(_account(found[1]), found[0].csrf_token, found[0].expires_at)
+    if found is None:
+        return None
+    row, account = found
+    return BrowserSession(
+        _account(account), row.csrf_token, row.created_at, row.expires_at, account.subject is not None
+    )
+
+
+def close_sessions_of(session: Session, subject: str) -> int:
+    """Sign out all browsers of whom OpenID Connect knows as `subject`; how many there were."""
+    account = select(AccountRow.id).where(AccountRow.subject == subject).scalar_subquery()
+    ended = delete(WebSessionRow).where(WebSessionRow.account_id == account).returning(WebSessionRow.token_hash)
+    return len(session.scalars(ended).all())
 
 
 def close_session(session: Session, token_hash: str) -> None:

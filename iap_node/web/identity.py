@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -26,6 +26,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 class SignInFirst(Exception):
     """Nobody is signed in, or no longer; pages go to the sign-in, the API answers 401."""
+
+
+class SignInAgain(SignInFirst):
+    """The hospital's sign-in is to say anew which groups the person is in; the session stands until then."""
 
 
 class ChangePasswordFirst(Exception):
@@ -55,7 +59,7 @@ async def identify(request: Request, node: Node) -> Identity:
 
     Raises
     ------
-    SignInFirst, ChangePasswordFirst, Forbidden
+    SignInFirst, SignInAgain, ChangePasswordFirst, Forbidden
     """
     now = datetime.now(UTC)
     authorization = request.headers.get("authorization", "")
@@ -69,11 +73,21 @@ async def identify(request: Request, node: Node) -> Identity:
     found = await run_in_threadpool(_by_cookie, node, cookie, now) if cookie else None
     if found is None:
         raise SignInFirst
+    if found.by_oidc and _is_to_be_asked_again(request, node, now - found.created_at):
+        raise SignInAgain
     if request.method not in SAFE_METHODS:
         shown = request.headers.get("x-csrf-token") or await _field(request)
         if not hmac.compare_digest(shown.encode(), found.csrf_token.encode()):
             raise Forbidden("this form is too old, or comes from another site; load the page again")
     return Identity(found.account, found.csrf_token, client_address(request))
+
+
+def _is_to_be_asked_again(request: Request, node: WebNode, age: timedelta) -> bool:
+    """At a page that a person opens, not in the middle of one: what was typed there would be lost."""
+    oidc = node.config.web.oidc
+    opens = request.method == "GET" and "hx-request" not in request.headers
+    page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
+    return oidc is not None and opens and page and age >= timedelta(minutes=oidc.recheck_min)
 
 
 async def _field(request: Request) -> str:

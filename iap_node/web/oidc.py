@@ -49,8 +49,9 @@ _LONGEST_NAME = 48
 class SignInRefused(NodeError):
     """Somebody is not let in. The text is for the person, and tells nothing of tokens."""
 
-    def __init__(self, text: str, why: str, name: str = "") -> None:
+    def __init__(self, text: str, why: str, name: str = "", subject: str = "") -> None:
         super().__init__(text)
+        self.subject = subject  # of whom the issuer vouched for, who may do nothing here; "": nobody
         self.why = why  # for the log and the audit trail: still nothing of tokens
         self.name = name  # as the issuer calls the person, where it vouched for that
 
@@ -327,13 +328,15 @@ class OpenIdConnect:
         groups = _groups(claims, self._config.roles_claim)
         roles = [role for group, role in self._config.roles.items() if group in groups]
         role = max(roles, key=list(Role).index) if roles else self._config.default_role
+        subject = f"{self._config.issuer} {claims['sub']}"
         if role is None:
             raise SignInRefused(
                 "you are in no group that may use this node; ask who looks after it",
                 "in no group of web.oidc.roles",
                 name,
+                subject,
             )
-        return Person(f"{self._config.issuer} {claims['sub']}", name, role, target)
+        return Person(subject, name, role, target)
 
 
 _ERRORS = frozenset(  # RFC 6749 (4.1.2.1, 5.2), OpenID Connect Core 1.0 (3.1.2.6): others are not repeated

@@ -23,7 +23,7 @@ from iap_node.errors import PermanentError, RetriableError
 from iap_node.web.actions.destinations import UnknownDestination
 from iap_node.web.actions.reports import NoSuchMonth
 from iap_node.web.actions.rules import RulesConflict
-from iap_node.web.identity import SAFE_METHODS, ChangePasswordFirst, Forbidden, SignInFirst
+from iap_node.web.identity import SAFE_METHODS, ChangePasswordFirst, Forbidden, SignInAgain, SignInFirst
 from iap_node.web.rendering import page
 
 API = ("/api/", "/dicomweb/")  # what programs ask
@@ -69,13 +69,14 @@ def add_to(app: FastAPI) -> None:
     """Register the handlers."""
 
     @app.exception_handler(SignInFirst)
-    async def sign_in_first(request: Request, _: SignInFirst) -> Response:
+    async def sign_in_first(request: Request, error: SignInFirst) -> Response:
         if request.url.path.startswith(API):
             answer = problem(request, 401, "show a bearer token, or sign in; an admin makes tokens in the console")
             answer.headers["WWW-Authenticate"] = "Bearer"
             return answer
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return _go(request, "/sign-in" + (f"?next={quote(target)}" if request.method in SAFE_METHODS else ""))
+        where = "/sign-in/oidc" if isinstance(error, SignInAgain) else "/sign-in"
+        return _go(request, where + (f"?next={quote(target)}" if request.method in SAFE_METHODS else ""))
 
     @app.exception_handler(ChangePasswordFirst)
     async def change_password_first(request: Request, _: ChangePasswordFirst) -> Response:

@@ -1,7 +1,8 @@
 """Signing in and out, and changing one's password: the only pages that need no account.
 
 Two ways in: a password of this node, and, by configuration, the hospital's own sign-in (`oidc`). Who comes by the
-latter has an account of that subject, made at the first time; its role is what the groups say, at each sign-in.
+latter has an account of that subject, made at the first time; its role is what the groups say, at each sign-in
+and again after `web.oidc.recheck_min`; who is in none any more is signed out everywhere.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from iap_node.web.secrets import hash_password, hash_token, is_password, new_tok
 OIDC_COOKIE = "iap_oidc"
 OIDC_PATH = "/sign-in/oidc"
 BY_OIDC = "OpenID Connect"
+RECHECKS = 2  # of web.oidc.recheck_min: who opens no page for so long, and only a form, signs in anew
 
 router = APIRouter(include_in_schema=False)
 log = structlog.get_logger("web")
@@ -75,15 +77,18 @@ def sign_in(
 
 
 def let_in(request: Request, node: WebNode, account: Account, target: str, how: str = "") -> Response:
-    """Open a session and send the browser on."""
+    """Open a session and send the browser on; the one that it had ends."""
     token, now = new_token(), datetime.now(UTC)
-    expires_at = now + timedelta(hours=node.config.web.session_hours)
+    lasts = timedelta(hours=node.config.web.session_hours)
+    if how == BY_OIDC and node.config.web.oidc is not None:
+        lasts = min(lasts, RECHECKS * timedelta(minutes=node.config.web.oidc.recheck_min))
     with node.database.transaction() as session:
-        accounts.open_session(session, hash_token(token), account.id, new_token(), now, expires_at)
+        accounts.close_session(session, hash_token(request.cookies.get(COOKIE, "")))
+        accounts.open_session(session, hash_token(token), account.id, new_token(), now, now + lasts)
         accounts.note(session, account.name, "sign in", "", now, how, client_address(request))
     answer = RedirectResponse(target, 303)
     answer.set_cookie(
-        COOKIE, token, max_age=int(node.config.web.session_hours * 3600), httponly=True, samesite="lax",
+        COOKIE, token, max_age=int(lasts.total_seconds()), httponly=True, samesite="lax",
         secure=node.config.web.is_secure,
     )  # fmt: skip
     return answer
@@ -125,7 +130,9 @@ def come_back_from_the_hospitals_sign_in(request: Request, node: Node) -> Respon
         log.warning("sign-in refused", address=address, why=error.why)
         with node.database.transaction() as session:
             now = datetime.now(UTC)
-            accounts.note(session, error.name, "sign in refused", "", now, f"{BY_OIDC}: {error.why}", address)
+            ended = accounts.close_sessions_of(session, error.subject) if error.subject else 0
+            why = f"{BY_OIDC}: {error.why}" + (f"; {ended} browsers signed out" if ended else "")
+            accounts.note(session, error.name, "sign in refused", "", now, why, address)
         answer = _form(request, "/", str(error), 403)
     answer.delete_cookie(OIDC_COOKIE, path=OIDC_PATH)
     return answer

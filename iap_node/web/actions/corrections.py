@@ -1,16 +1,19 @@
-"""What people do to correct a series: look what a copy would be, write the copies, send them."""
+"""What people do to correct a series: look what a copy would be, write the copies, take them away, send them."""
 
 from __future__ import annotations
 
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import IO
 
-from iap_node.correction.noted import WrittenSeries, default_folder, write_noted
+from iap_node.correction.noted import FOLDER, WrittenSeries, default_folder, write_noted
 from iap_node.correction.series import SeriesCorrection
 from iap_node.correction.series import look as look_at
 from iap_node.database import accounts
-from iap_node.database.corrections import deliver_again
+from iap_node.database.corrections import deliver_again, list_corrections
 from iap_node.database.series import series_by_id
 from iap_node.errors import PermanentError, RetriableError
 from iap_node.web.identity import Identity
@@ -88,6 +91,33 @@ def send(
         told = f"copy {correction.copy_series_instance_uid} to {destination}: {_elements(correction)}"
         accounts.note(session, identity.name, "send corrected series", str(series_id), now, told, identity.address)
     return correction
+
+
+def take(node: WebNode, identity: Identity, series_id: int, copy_id: int) -> IO[bytes]:
+    """The copies that were written into the node's folder, as a ZIP file; they name the patient, so it is noted.
+
+    Raises
+    ------
+    PermanentError
+        There is no such copy here, or not all of its instances are.
+    """
+    with node.database.reading() as session:
+        one = next((copy for copy in list_corrections(session, series_id) if copy.id == copy_id), None)
+    if one is None or one.finished_at is None:
+        raise PermanentError("there is no finished copy of that number for this series")
+    folder = node.config.data_dir / FOLDER / one.series_instance_uid
+    files = sorted(folder.glob("*.dcm")) if one.target == str(folder) else []
+    if len(files) < one.n_instances:
+        raise PermanentError(f"the copy went to {one.target}, or was taken away since; write it again")
+    with node.database.transaction() as session:
+        now, told = datetime.now(UTC), f"copy {one.series_instance_uid}"
+        accounts.note(session, identity.name, "take corrected copy", str(series_id), now, told, identity.address)
+    packed = tempfile.TemporaryFile(dir=node.config.data_dir)  # noqa: SIM115 - the reader closes it
+    with zipfile.ZipFile(packed, "w") as archive:  # stored: pixels hardly become smaller, and people wait
+        for file in files:
+            archive.write(file, file.name)
+    packed.seek(0)
+    return packed
 
 
 def _as_seen(node: WebNode, series_id: int, seen: str | None) -> SeriesCorrection:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Form, Path, Request
+from fastapi.responses import HTMLResponse, StreamingResponse
 
+from iap_node.correction.noted import FOLDER
 from iap_node.database.corrections import list_corrections
 from iap_node.database.series import series_by_id
 from iap_node.errors import PermanentError
@@ -21,6 +23,9 @@ MOST_GROUPS = 20  # of instances with the same changes, that are shown
 router = APIRouter(include_in_schema=False, prefix="/series/{series_id}/correction")
 
 Seen = Annotated[str, Form(max_length=64)]
+CopyId = Annotated[int, Path(ge=1, le=2**62)]
+
+_PIECE = 1024 * 1024  # bytes of a download at a time
 
 
 @router.get("")
@@ -35,6 +40,20 @@ def write(request: Request, node: Node, physicist: Physicist, series_id: SeriesI
     done = actions.write(node, physicist, series_id, seen)
     there = f", {done.n_there} of them were there already" if done.n_there else ""
     return _shown(request, node, physicist, series_id, f"{done.n_copies} copies in {done.folder}{there}")
+
+
+@router.get("/{copy_id}.zip")
+def take(node: Node, physicist: Physicist, series_id: SeriesId, copy_id: CopyId) -> StreamingResponse:
+    """The copies in the node's folder, for download."""
+    packed = actions.take(node, physicist, series_id, copy_id)
+
+    def pieces() -> Iterator[bytes]:
+        with packed:
+            while piece := packed.read(_PIECE):
+                yield piece
+
+    headers = {"Content-Disposition": f'attachment; filename="corrected-{series_id}-{copy_id}.zip"'}
+    return StreamingResponse(pieces(), media_type="application/zip", headers=headers)
 
 
 @router.post("/send")
@@ -64,4 +83,5 @@ def _shown(request: Request, node: WebNode, identity: Identity, series_id: int, 
     return page(
         request, template, identity, series=series, copies=copies, correction=looked, refused=refused,
         destinations=actions.destinations(node), message=message, most_groups=MOST_GROUPS,
+        folder=str(node.config.data_dir / FOLDER),
     )  # fmt: skip

@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from iap_node.config import parse_config
+from iap_node.config import JobsConfig, parse_config
 from iap_node.database import accounts, archive, findings, jobs, results
 from iap_node.database.archive import NotJudgedAgain, judge_again
+from iap_node.database.destination_health import note_failed
 from iap_node.database.engine import Database
 from iap_node.database.finding_lists import FindingFilter, count_findings, list_findings
 from iap_node.database.series import series_by_id
@@ -218,6 +221,60 @@ def test_a_held_series_tells_why_and_is_released_by_an_operator_only(signed_in: 
     assert viewer.get("/series/999").status_code == 404
 
 
+@ON_SQLITE
+def test_a_series_is_held_with_a_reason_by_an_operator_and_released(signed_in: People, web_node: WebNode) -> None:
+    (number,) = filed(web_node, Series(1, NOW))
+    with web_node.database.transaction() as session:
+        judge_again(session, number, NOW)
+    judged(web_node, claimed(web_node), RouteDecision("d", ("m",), ("clinic",), "why", (), "rules-1"))
+    otto, viewer = signed_in(Role.OPERATOR, name="Otto"), signed_in(Role.VIEWER)
+    assert viewer.post(f"/series/{number}/hold", {"reason": "no"}).status_code == 403
+    assert otto.post(f"/series/{number}/hold").status_code == 422
+    shown = otto.post(f"/series/{number}/hold", {"reason": HOSTILE["markup"]}).text
+    assert "nothing more of it is sent" in shown and "held by Otto" in shown and "<script>alert" not in shown
+    assert f'href="/api/v1/series/{number}/result"' in shown
+    with web_node.database.transaction() as session:
+        assert jobs.claim(session, JobKind.DELIVER, "test", 60.0, datetime.now(UTC)) is None
+    assert "when the series is released" in viewer.get("/queue").text
+    assert '<span class="tag warning">held</span>' in viewer.get("/series").text
+    assert otto.post(f"/series/{number}/hold", {"reason": "again"}).status_code == 422
+    assert "released to clinic" in otto.post(f"/series/{number}/release").text
+    assert claimed(web_node, JobKind.DELIVER).destination == "clinic"
+    assert {("Otto", "hold series", str(number)), ("Otto", "release series", str(number))} <= set(trail(web_node))
+
+
+@ON_SQLITE
+def test_a_destination_that_is_left_alone_says_until_when_and_is_tried_now(
+    signed_in: People, web_node: WebNode
+) -> None:
+    (number,) = filed(web_node, Series(1, NOW))
+    with web_node.database.transaction() as session:
+        judge_again(session, number, NOW)
+    judged(web_node, claimed(web_node), RouteDecision("d", ("m",), ("clinic",), "why", (), "rules-1"))
+    job = claimed(web_node, JobKind.DELIVER)
+    with web_node.database.transaction() as session:
+        config = JobsConfig(breaker_failures=1, max_attempts=2, backoff_s=3000.0)
+        note_failed(session, "clinic", "<b>refused", config, datetime.now(UTC))
+        jobs.fail(session, job, "<b>refused", False, config, datetime.now(UTC))
+    otto, viewer = signed_in(Role.OPERATOR, name="Otto"), signed_in(Role.VIEWER)
+    text = viewer.get("/destinations").text
+    for told in ("left alone", "the next try is at", "&lt;b&gt;refused"):
+        assert told in text, told
+    assert "Try now" not in text
+    assert "the destination is left alone" in viewer.get("/queue").text
+    assert viewer.post("/destinations/clinic/try-now").status_code == 403
+    assert "1 deliveries are due" in otto.post("/destinations/clinic/try-now").text
+    with web_node.database.transaction() as session:
+        again = jobs.claim(session, JobKind.DELIVER, "test", 60.0, datetime.now(UTC) + timedelta(seconds=1))
+        assert again is not None
+        jobs.fail(session, again, "gone", True, JobsConfig(), datetime.now(UTC))
+    assert "1 dead letter</a>" in viewer.get("/destinations").text
+    assert "gone" in viewer.get("/queue?state=dead&destination=clinic").text
+    assert "gone" not in viewer.get("/queue?state=dead&destination=research").text
+    assert "1 dead letters for clinic are back" in otto.post("/destinations/clinic/requeue").text
+    assert ("Otto", "try destination now", "clinic") in trail(web_node)
+
+
 # ---------------------------------------------------------------- corrections
 
 
@@ -265,6 +322,14 @@ def test_accepted_values_are_seen_then_written_and_sent(
     assert "2 copies in" in ada.post(f"{path}/write", {"seen": seen}).text
     folder = web_node.config.data_dir / "corrected" / dry["copy_series_instance_uid"]
     assert len(list(folder.glob("*.dcm"))) == 2
+    assert f'href="{path}/1.zip"' in ada.get(path).text
+    taken = ada.get(f"{path}/1.zip")
+    with zipfile.ZipFile(BytesIO(taken.content)) as packed:
+        assert sorted(packed.namelist()) == sorted(file.name for file in folder.glob("*.dcm"))
+        assert packed.testzip() is None
+    assert ada.get(f"{path}/2.zip").status_code == 422
+    assert signed_in(Role.VIEWER).get(f"{path}/1.zip").status_code == 403
+    assert ("Ada", "take corrected copy", str(number)) in trail(web_node)
     assert n_findings(web_node, FindingState.CORRECTED) == 1
     assert ada.post(f"{path}/send", {"seen": seen, "destination": "clinic"}).status_code == 422
     assert "in the queue for research" in ada.post(f"{path}/send", {"seen": seen, "destination": "research"}).text

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, OctKey, RSAKey
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from iap_node.config import parse_config
@@ -26,6 +28,7 @@ from iap_node.config.web import OidcConfig
 from iap_node.database import accounts
 from iap_node.database.accounts import AccountSummary
 from iap_node.database.engine import Database
+from iap_node.database.tables import WebSessionRow
 from iap_node.records import Role
 from iap_node.spool import Spool
 from iap_node.web.node import WebNode
@@ -218,6 +221,40 @@ def test_disabled_accounts_and_people_without_a_group_stay_out(visit: Visit, iss
         ("Eve", "sign in refused", "OpenID Connect: in no group of web.oidc.roles"),
     ]
     assert len(people(web_node)) == 2
+
+
+def test_groups_are_asked_for_again_at_a_page_and_who_lost_them_is_signed_out_everywhere(
+    visit: Visit, issuer: Issuer, web_node: WebNode
+) -> None:
+    """Not under somebody's hands: what a form sends, and what a page fetches, still counts until the session ends."""
+    page = {"Accept": "text/html"}
+    (browser, _), (elsewhere, _) = visit(), visit()
+    assert browser.get("/queue", headers=page).status_code == 200
+    with web_node.database.transaction() as session:
+        age(session, timedelta(minutes=61))
+    again = browser.get("/queue?state=dead", headers=page)
+    assert again.status_code == 303 and again.headers["location"] == "/sign-in/oidc?next=/queue%3Fstate%3Ddead"
+    assert browser.get("/queue", headers={"HX-Request": "true"} | page).status_code == 200
+    assert browser.get("/api/v1/status", headers=page).status_code == 200
+    issuer.claims = {"roles": ["cooks"]}
+    away = browser.get("/sign-in/oidc", params={"next": "/queue"})
+    refused = browser.get(issuer.authorize(dict(parse_qsl(urlsplit(away.headers["location"]).query))))
+    assert refused.status_code == 403
+    for one in (browser, elsewhere):
+        assert one.get("/queue", headers={"HX-Request": "true"}).headers["HX-Redirect"].startswith("/sign-in")
+    why = "OpenID Connect: in no group of web.oidc.roles; 2 browsers signed out"
+    assert told(web_node)[-1] == ("Ada", "sign in refused", why)
+    issuer.claims = {}
+    browser, _ = visit()
+    with web_node.database.transaction() as session:
+        age(session, timedelta(minutes=121))
+    assert browser.get("/queue", headers={"HX-Request": "true"}).headers["HX-Redirect"].startswith("/sign-in")
+
+
+def age(session: Session, by: timedelta) -> None:
+    """Make every browser's session older."""
+    for row in session.scalars(select(WebSessionRow)):
+        row.created_at, row.expires_at = row.created_at - by, row.expires_at - by
 
 
 def test_the_last_admin_is_not_left_without_a_word(visit: Visit, issuer: Issuer, web_node: WebNode) -> None:

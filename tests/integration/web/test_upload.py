@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydicom.filewriter import dcmwrite
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from iap_node.database import archive
@@ -17,6 +20,7 @@ from iap_node.listener.folder import ImportedFile, import_files
 from iap_node.listener.intake import Intake
 from iap_node.records import Role
 from iap_node.spool import Spool
+from iap_node.web.actions import files
 from iap_node.web.app import create_app
 from iap_node.web.node import WebNode
 from tests.integration.listener.conftest import make_instance
@@ -71,3 +75,23 @@ def test_a_console_without_an_intake_says_so(
         create_app(replace(web_node, ingest=None)), base_url="http://console", cookies=browser.client.cookies
     )
     assert browser.post("/upload", files=[("files", ("a", b"x"))]).status_code == 503
+
+
+def test_without_room_on_the_disk_nothing_of_the_body_is_read(
+    signed_in: Callable[..., Browser], web_node: WebNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = signed_in(Role.OPERATOR)
+    monkeypatch.setattr(Request, "form", lambda *_, **__: pytest.fail("the form was read"))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=150))
+    answer = browser.post("/upload", content=b"x" * 100, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 507 and "spool.disk_reserve_mb" in answer.text
+
+
+def test_series_are_watched_on_their_way_from_the_page_on(signed_in: Callable[..., Browser]) -> None:
+    began = datetime.now(UTC)
+    browser = signed_in(Role.OPERATOR)
+    browser.post("/upload", files=[("files", ("a.dcm", part10(make_instance(SeriesDescription="<b>new"))))])
+    assert "&lt;b&gt;new" in browser.get("/upload/through", params={"since": began.isoformat()}).text
+    later = (began + timedelta(hours=1)).isoformat()
+    assert "no series here" in browser.get("/upload/through", params={"since": later}).text
+    assert browser.get("/upload/through?since=yesterday").status_code == 422
