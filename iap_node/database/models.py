@@ -8,7 +8,7 @@ one champion at most and one model in shadow, over all processes: an index of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,6 +16,16 @@ from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session
 
 from iap_node.database.insertion import insert_if_new
+from iap_node.database.model_records import (
+    Gate,
+    ModelAtWork,
+    ModelEvent,
+    ModelLifeError,
+    NoSuchModel,
+    RegisteredModel,
+    model_event,
+    registered_model,
+)
 from iap_node.database.tables import (
     MODEL_AT_WORK,
     ModelEventKind,
@@ -24,84 +34,38 @@ from iap_node.database.tables import (
     ModelState,
     PredictionRow,
 )
-from iap_node.errors import PermanentError
+
+__all__ = [
+    "Gate",
+    "ModelAtWork",
+    "ModelEvent",
+    "ModelLifeError",
+    "NoSuchModel",
+    "RegisteredModel",
+    "at_work",
+    "begin_shadow",
+    "begin_with",
+    "champion",
+    "end_shadow",
+    "forget_packages",
+    "list_events",
+    "list_models",
+    "load_problems",
+    "manifest_of",
+    "model",
+    "n_shadow_predictions",
+    "note_event",
+    "package_folders",
+    "promote",
+    "register_candidate",
+    "retire",
+    "roll_back",
+]
 
 # An advisory lock (PostgreSQL): changes of state follow each other. "mod" in ASCII.
 _LIFE_LOCK = 0x6D6F64
 _MAY_BE_PROMOTED: Final = (ModelState.CANDIDATE, ModelState.SHADOW, ModelState.RETIRED)
 _MAY_BE_IN_SHADOW: Final = (ModelState.CANDIDATE, ModelState.RETIRED)
-
-
-class ModelLifeError(PermanentError):
-    """A model cannot become what it is asked to become; the text says why, and what can be done."""
-
-
-class NoSuchModel(ModelLifeError):
-    """No model of this name is registered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One thing that a candidate had to show, and whether it did."""
-
-    name: str  # "overall", "calibration", "Manufacturer"
-    passed: bool
-    sentence: str  # for people: what was measured, and what was asked
-    measured: float | None = None
-    limit: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredModel:
-    """A model package as it was registered, and what it is to this node."""
-
-    model_id: str
-    manifest: dict[str, Any]  # model.json; empty where only predictions name the model
-    registered_at: datetime
-    state: ModelState
-    folder: str | None  # of its package, relative to the data directory; None: it is not here
-    manifest_sha256: str | None  # of model.json
-    gates: tuple[Gate, ...] | None  # None: it was not asked for any
-    provenance: dict[str, Any]  # how it came here
-    parent_id: str | None  # the model that its training began with
-    predecessor_id: str | None  # the champion before it
-    shadow_series: int | None  # for how many series it is, or was last, in shadow
-    shadow_begun_at: datetime | None
-    shadow_ended_at: datetime | None
-
-    @property
-    def training_data(self) -> str:
-        """What the model learned from, in one sentence."""
-        return str(self.manifest.get("training_data", ""))
-
-    @property
-    def parameters(self) -> list[str]:
-        """DICOM keywords of what it predicts."""
-        return [str(one.get("keyword", "")) for one in self.manifest.get("parameters", ())]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelAtWork:
-    """The model that workers are to use, as little of it as they ask for again and again."""
-
-    model_id: str
-    state: ModelState  # CHAMPION or SHADOW
-    folder: str | None
-    shadow_series: int | None
-    shadow_begun_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEvent:
-    """What happened to a model, and who did it."""
-
-    id: int
-    model_id: str
-    at: datetime
-    who: str
-    event: ModelEventKind
-    reason: str
-    details: dict[str, Any]
 
 
 def register_candidate(
@@ -144,12 +108,12 @@ def register_candidate(
     )  # fmt: skip
     row = session.get_one(ModelRow, model_id)
     if row.folder is not None:
-        return _registered(row)
+        return registered_model(row)
     if gates is None and row.state is ModelState.REFUSED:
         row.folder = folder
         _note(session, model_id, ModelEventKind.REGISTERED, who, "its package is here again", now, {"folder": folder})
         session.flush()
-        return _registered(row)
+        return registered_model(row)
     failed = [gate for gate in gates or () if not gate.passed]
     row.manifest, row.folder, row.manifest_sha256 = dict(manifest), folder, manifest_sha256
     row.gates = None if gates is None else [asdict(gate) for gate in gates]
@@ -161,7 +125,7 @@ def register_candidate(
         said = "; ".join(gate.sentence for gate in failed) or f"{len(gates)} gates"
         _note(session, model_id, kind, who, said, now, {"gates": row.gates})
     session.flush()
-    return _registered(row)
+    return registered_model(row)
 
 
 def promote(
@@ -200,7 +164,7 @@ def promote(
     if before is not None:
         _note(session, before.model_id, ModelEventKind.RETIRED, who, f"{model_id} is champion", now)
     session.flush()
-    return _registered(row)
+    return registered_model(row)
 
 
 def begin_with(session: Session, model_id: str, who: str, reason: str, now: datetime) -> RegisteredModel:
@@ -240,7 +204,7 @@ def roll_back(session: Session, who: str, reason: str, now: datetime) -> Registe
     _note(session, current.model_id, ModelEventKind.ROLLED_BACK, who, reason, now, {"successor": row.model_id})
     _note(session, row.model_id, ModelEventKind.RESTORED, who, reason, now, {"instead_of": current.model_id})
     session.flush()
-    return _registered(row)
+    return registered_model(row)
 
 
 def begin_shadow(
@@ -274,7 +238,7 @@ def begin_shadow(
     row.state, row.shadow_series, row.shadow_begun_at, row.shadow_ended_at = ModelState.SHADOW, n_series, now, None
     _note(session, model_id, ModelEventKind.SHADOW_BEGUN, who, reason, now, {"series": n_series})
     session.flush()
-    return _registered(row)
+    return registered_model(row)
 
 
 def end_shadow(
@@ -299,7 +263,7 @@ def end_shadow(
         raise ModelLifeError(f"{model_id} is {row.state}, not in shadow")
     _leave_shadow(session, row, who, reason, now, details)
     session.flush()
-    return _registered(row)
+    return registered_model(row)
 
 
 def retire(session: Session, model_id: str, who: str, reason: str, now: datetime) -> RegisteredModel:
@@ -322,7 +286,7 @@ def retire(session: Session, model_id: str, who: str, reason: str, now: datetime
     row.state = ModelState.RETIRED
     _note(session, model_id, ModelEventKind.RETIRED, who, reason, now)
     session.flush()
-    return _registered(row)
+    return registered_model(row)
 
 
 def forget_packages(session: Session, keep: int, who: str, now: datetime) -> list[RegisteredModel]:
@@ -345,7 +309,7 @@ def forget_packages(session: Session, keep: int, who: str, now: datetime) -> lis
     made_here = [row for row in session.scalars(query) if "retraining" in (row.provenance or {})]
     gone = []
     for row in made_here[keep:]:
-        gone.append(_registered(row))
+        gone.append(registered_model(row))
         row.folder = None
         if row.state is ModelState.CANDIDATE:
             row.state = ModelState.RETIRED
@@ -371,7 +335,7 @@ def note_event(
 def champion(session: Session) -> RegisteredModel | None:
     """The model whose predictions count; None before the infer role has started for the first time."""
     row = _champion_row(session)
-    return None if row is None else _registered(row)
+    return None if row is None else registered_model(row)
 
 
 def at_work(session: Session) -> dict[ModelState, ModelAtWork]:
@@ -389,14 +353,14 @@ def model(session: Session, model_id: str) -> RegisteredModel:
     ------
     NoSuchModel
     """
-    return _registered(_row(session, model_id))
+    return registered_model(_row(session, model_id))
 
 
 def list_models(session: Session) -> list[RegisteredModel]:
     """All registered models: the champion, the one in shadow, then the newest first."""
     rank = {ModelState.CHAMPION: 0, ModelState.SHADOW: 1}
     newest = select(ModelRow).order_by(ModelRow.registered_at.desc(), ModelRow.model_id)
-    return sorted((_registered(row) for row in session.scalars(newest)), key=lambda one: rank.get(one.state, 2))
+    return sorted((registered_model(row) for row in session.scalars(newest)), key=lambda one: rank.get(one.state, 2))
 
 
 def list_events(
@@ -410,7 +374,7 @@ def list_events(
         Only events with a smaller id: where the page before ended.
     """
     query = select(ModelEventRow).order_by(ModelEventRow.id.desc()).limit(limit)
-    return [_event(row) for row in session.scalars(_events_of(query, model_id, before))]
+    return [model_event(row) for row in session.scalars(_events_of(query, model_id, before))]
 
 
 def package_folders(session: Session) -> list[str]:
@@ -429,7 +393,7 @@ def load_problems(session: Session) -> list[ModelEvent]:
         .order_by(ModelEventRow.id)
     )
     last = {(row.model_id, row.who): row for row in session.scalars(query)}
-    return [_event(row) for row in last.values() if row.event is ModelEventKind.NOT_LOADED]
+    return [model_event(row) for row in last.values() if row.event is ModelEventKind.NOT_LOADED]
 
 
 def n_shadow_predictions(session: Session, model_id: str, since: datetime) -> int:
@@ -508,25 +472,3 @@ def _events_of(query: Select[ModelEventRow], model_id: str | None, before: int |
     if model_id is not None:
         query = query.where(ModelEventRow.model_id == model_id)
     return query if before is None else query.where(ModelEventRow.id < before)
-
-
-def _registered(row: ModelRow) -> RegisteredModel:
-    return RegisteredModel(
-        model_id=row.model_id,
-        manifest=row.manifest,
-        registered_at=row.registered_at,
-        state=row.state,
-        folder=row.folder,
-        manifest_sha256=row.manifest_sha256,
-        gates=None if row.gates is None else tuple(Gate(**gate) for gate in row.gates),
-        provenance=row.provenance or {},
-        parent_id=row.parent_id,
-        predecessor_id=row.predecessor_id,
-        shadow_series=row.shadow_series,
-        shadow_begun_at=row.shadow_begun_at,
-        shadow_ended_at=row.shadow_ended_at,
-    )
-
-
-def _event(row: ModelEventRow) -> ModelEvent:
-    return ModelEvent(row.id, row.model_id, row.at, row.who, row.event, row.reason, row.details)
