@@ -15,6 +15,7 @@ from typing import Any
 from iap_node.dicom.parameters import BY_KEYWORD, Nature
 from training.dataset import SIMULATED
 from training.figures import AuditFigures, Evaluation, HeadFigures
+from training.goals import goals_of
 from training.intervals import Interval
 from training.swaps import SwapFigures
 
@@ -78,7 +79,8 @@ def as_markdown(evaluation: Evaluation, command: str, data: str) -> str:
 
 def table_as_markdown(table: Table) -> str:
     """A table under its title."""
-    return "\n\n".join(part for part in (f"## {table.title}", table.note, _markdown(table)) if part) + "\n"
+    rows = _markdown(table) if table.rows else ""
+    return "\n\n".join(part for part in (f"## {table.title}", table.note, rows) if part) + "\n"
 
 
 def heading(evaluation: Evaluation, command: str, data: str) -> str:
@@ -137,6 +139,17 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
             ("what doubts", "at alpha", "false", "swapped", "same model"),
             tuple(_swap_rows(evaluation.swaps)),
         )
+    if is_simulated(evaluation):
+        goals = list(goals_of(evaluation))
+        missed = sorted((one for one in goals if not one.reached), key=lambda one: one.text)
+        if goals:
+            yield Table(
+                f"Goals{of}",
+                f"What the shipped model is to reach; {len(goals) - len(missed)} of {len(goals)} are reached, "
+                f"{len(missed)} missed{':' if missed else '.'}",
+                ("goal, series", "wanted", "found"),
+                tuple((one.text, one.wanted, figure(one.value, one.interval)) for one in missed),
+            )
     if evaluation.false_novel:
         yield Table(
             "Abstention",

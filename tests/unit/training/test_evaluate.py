@@ -19,6 +19,7 @@ from training.cli import app
 from training.cli import evaluation as evaluation_commands
 from training.figures import Evaluation
 from training.fit import fit
+from training.goals import goals_of
 from training.intervals import Bootstrap, area_under_curve, calibration_error, patients_of
 from training.recipes import REFERENCE, Recipe, heads_for, paper
 from training.reference import Naming, package_from, recalibrated
@@ -153,18 +154,32 @@ def test_report_names_command_and_data_and_says_simulated_in_every_table(figures
         "## Header audit at alpha 0.01",
         "## Header audit at alpha 0.05",
         "## Swapped headers",
+        "## Goals",
         "## Abstention",
     ]
-    assert all("(simulated)" in line for line in headings[:5])
+    assert all("(simulated)" in line for line in headings[:6])
     assert "Judged on **simulated images**" in text
     assert "| CT (pydicom's test files) | yes | 3 of 3 | " in text
     json.dumps(figures.as_json(), allow_nan=False)
+
+
+def test_goals_that_are_missed_are_named_and_the_others_counted(figures):
+    found = {one.text: one for one in goals_of(figures)}
+    assert found["Manufacturer, top-1"].reached
+    assert not found["Magnetic Field Strength, top-2"].reached
+    assert found["Echo Time, R2"].wanted == "at least 0.97"
+    assert {"novelty AUROC, noise", "novelty AUROC, simulated breast, rotated by 90 degrees"} <= set(found)
+    text = report.as_markdown(figures, "x", "y").split("## Goals (simulated)")[1].split("## ")[0]
+    assert f"{sum(one.reached for one in found.values())} of {len(found)} are reached" in text
+    assert "| Magnetic Field Strength, top-2 | at least 0.95 | " in text
+    assert "Manufacturer, top-1" not in text
 
 
 def test_images_from_elsewhere_are_never_called_simulated(figures):
     text = report.as_markdown(replace(figures, images="the archive of a node", trained_on="trained on it"), "x", "y")
     assert "simulated images" not in text
     assert "(simulated)" not in text
+    assert "## Goals" not in text
     assert "Judged on images from: the archive of a node." in text
 
 
