@@ -172,7 +172,8 @@ def _pixels(series: AuditedSeries) -> tuple[str, str, str]:
     prediction = series.pixels.prediction
     if prediction is None:
         return f"not analysed: {series.pixels.reason}", "", ""
-    return "novel" if prediction.novel else "judged", prediction.model_id, prediction.training_data
+    spoke = "novel" if prediction.novel else "judged" if prediction.calibrated else "shown, not judged"
+    return spoke, prediction.model_id, prediction.training_data
 
 
 def models(audit: FolderAudit) -> list[ModelSpoke]:
