@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
 from iap_node.database import jobs
-from iap_node.database.destination_health import pauses
+from iap_node.database.destination_health import health
 from iap_node.database.destinations import destination_counts
 from iap_node.database.quarantine import list_entries
 from iap_node.records import JobState
@@ -35,6 +35,12 @@ class Requeued(BaseModel):
     requeued: int
 
 
+class Due(BaseModel):
+    """How many deliveries go now."""
+
+    due: int
+
+
 class Echoed(BaseModel):
     """How a destination answered a try."""
 
@@ -51,7 +57,7 @@ class DestinationStatus(BaseModel):
     sends: str | None = Field(description="original or corrected instances, or the result alone")
     results: bool | None = Field(description="whether an SR document follows")
     deliveries: dict[str, Any] | None = Field(description="by state, with the last error; null: none was due yet")
-    pause: dict[str, Any] | None = Field(description="until when it is left alone, since it failed too often")
+    health: dict[str, Any] | None = Field(description="failures in a row, and until when it is left alone")
 
 
 @router.get("/jobs", response_model=Page[dict[str, Any]])
@@ -86,7 +92,7 @@ def destinations(node: Node, _: Viewer) -> list[DestinationStatus]:
     """Those of the configuration, and others that anything was ever sent to, by name."""
     with node.database.reading() as session:
         counts = {one.destination: plain(one) for one in destination_counts(session)}
-        paused = {one.destination: plain(one) for one in pauses(session)}
+        answers = health(session)
     found = []
     for name in sorted({*node.config.destinations, *counts}):
         config = node.config.destinations.get(name)
@@ -98,7 +104,7 @@ def destinations(node: Node, _: Viewer) -> list[DestinationStatus]:
                 sends=None if config is None else config.send,
                 results=None if config is None else config.results,
                 deliveries=counts.get(name),
-                pause=paused.get(name),
+                health=plain(answers[name]) if name in answers else None,
             )
         )
     return found
@@ -115,3 +121,9 @@ def echo(node: Node, operator: Operator, name: Name) -> Echoed:
 def requeue(node: Node, operator: Operator, name: Name) -> Requeued:
     """Put the dead letters of a destination back."""
     return Requeued(requeued=actions.requeue_of(node, operator, name))
+
+
+@router.post("/destinations/{name}/try-now")
+def try_now(node: Node, operator: Operator, name: Name) -> Due:
+    """End its pause, and let what waits for it go at once."""
+    return Due(due=destination_actions.try_now(node, operator, name))

@@ -1,4 +1,4 @@
-"""`/api/v1/.../report`: reports as the console gives them for download, and the heat map of scanners by element."""
+"""`/api/v1/.../report`: reports as the console gives them for download; scanners by element, and their drift."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 
 from iap_node.database import report_figures
+from iap_node.database.alarms import alarm_rates
 from iap_node.database.report_figures import Scope
 from iap_node.database.scanner_matrix import cells
 from iap_node.web.actions import reports as actions
@@ -64,6 +65,17 @@ def of_month(
 ) -> Response:
     """The physicist's report of a month."""
     return actions.of_month(node, month, form)
+
+
+@router.get("/alarm-rates")
+def alarms(
+    node: Node, _: Viewer, days: Annotated[int | None, Query(ge=1, le=3660, description="as notified without")] = None
+) -> dict[str, Any]:
+    """How often the pixels doubt headers, by scanner and parameter, beside what was promised: drift shows here."""
+    now = datetime.now(UTC)
+    since = now - timedelta(days=node.config.notifications.drift_days if days is None else days)
+    with node.database.reading() as session:
+        return {"items": plain(alarm_rates(session, since, now, joint_alpha=node.config.audit.joint_alpha))}
 
 
 @router.get("/scanners")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query
@@ -48,11 +49,13 @@ def series_list(
     destination: Text = "",
     findings: bool = False,
     novel: bool | None = None,
+    since: Annotated[datetime | None, Query(description="when its first instance came, or later")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """Series, the last begun first."""
-    which = SeriesFilter(tuple(state or ()), text, scanner, modality, domain, destination, findings, novel)
+    begin = since.replace(tzinfo=UTC) if since is not None and since.tzinfo is None else since
+    which = SeriesFilter(tuple(state or ()), text, scanner, modality, domain, destination, findings, novel, begin)
     with node.database.reading() as session:
         return page_of(page_of_series(session, which, limit + 1, cursor), limit)
 
@@ -87,6 +90,12 @@ def timeline_of(node: Node, _: Viewer, series_id: SeriesId) -> dict[str, Any]:
     with node.database.reading() as session:
         series_by_id(session, series_id)
         return {"items": plain(timeline(session, series_id))}
+
+
+@router.post("/series/{series_id}/hold")
+def hold(node: Node, operator: Operator, series_id: SeriesId, asked: Annotated[Reason, Body()]) -> dict[str, Any]:
+    """Let nothing of a series be sent until somebody releases it; why must be said."""
+    return {"under_way": actions.hold(node, operator, series_id, asked.reason)}
 
 
 @router.post("/series/{series_id}/release")

@@ -123,12 +123,23 @@ def test_a_destination_is_tried_and_its_dead_letters_go_back(
         session.execute(update(JobRow).values(state=JobState.DEAD, due_at=None))
         numbers = [one.id for one in jobs.list_jobs(session)]
     (told,) = operator.get("/api/v1/destinations").json()
-    assert (told["name"], told["kind"], told["sends"], told["pause"]) == ("people", "folder", "original", None)
+    assert (told["name"], told["kind"], told["sends"], told["health"]) == ("people", "folder", "original", None)
     assert operator.post("/api/v1/destinations/people/requeue").json() == {"requeued": 1}
+    assert operator.post("/api/v1/destinations/people/try-now").json() == {"due": 1}
     first = operator.get("/api/v1/jobs", params={"limit": 1, "state": ["dead", "ready"]}).json()
     second = operator.get("/api/v1/jobs", params={"cursor": first["next"], "state": ["dead", "ready"]}).json()
     assert [one["id"] for one in (*first["items"], *second["items"])] == numbers
     assert ("requeue jobs", "dead letters of people") in trail(web_node)
+
+
+def test_a_series_is_held_with_a_reason_and_released(web_node: WebNode, program: Program) -> None:
+    operator = program(Role.OPERATOR)
+    assert operator.post("/api/v1/series/1/hold", json={}).status_code == 422
+    assert operator.post("/api/v1/series/1/hold", json={"reason": "of a phantom"}).json() == {"under_way": 0}
+    assert operator.get("/api/v1/held").json()["all"] == 1
+    assert operator.post("/api/v1/series/1/release", json={"reason": "looked at"}).status_code == 200
+    assert operator.get("/api/v1/held").json()["all"] == 0
+    assert len(operator.get("/api/v1/series", params={"since": "2020-01-01T00:00:00"}).json()["items"]) == 3
 
 
 def test_people_and_tokens_are_an_admins_and_secrets_are_told_once(web_node: WebNode, program: Program) -> None:
@@ -176,6 +187,7 @@ def test_figures_and_reports_are_those_of_the_pages(web_node: WebNode, program: 
     assert viewer.get("/api/v1/coverage").json()["n_series"] == 3
     assert viewer.get("/api/v1/held").json() == {"items": [], "all": 0}
     assert sum(cell["n_series"] for cell in viewer.get("/api/v1/scanners").json()["cells"]) == 1
+    assert {one["n_judged"] for one in viewer.get("/api/v1/alarm-rates", params={"days": 1}).json()["items"]} == {3}
     overview = viewer.get("/api/v1/overview").json()
     assert len(overview["arrivals"]) == 24 and overview["room"]["free_bytes"] > 0
     month = datetime.now(UTC).strftime("%Y-%m")
