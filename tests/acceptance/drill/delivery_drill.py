@@ -97,7 +97,7 @@ class Balance:
             "instances x destinations that are there in the end": self.n_instances,
             "of those taken more than once by their destination": self.n_repeated,
             "taken again, in all": self.n_repeats,
-            "answers that destinations did not send": self.n_unheard,
+            "answers that destinations did not send, or may not have sent": self.n_unheard,
             "jobs in the hands of workers when they were killed": self.n_in_hand,
             "attempts whose outcome was not written down": self.n_lost,
             "lost, taken by the wrong destination, or taken again without a lost answer": len(self.faults),
@@ -146,7 +146,7 @@ def deliver_to_ten(folder: Path, seed: int, n_series: int, n_kills: int) -> Bala
                     if isinstance(receiver, DicomReceiver) and receiver.comes_and_goes and rng.random() < 0.3:
                         receiver.toggle()
             else:
-                crew.pause(0.02)
+                crew.pause(0.1)
             if not feeding.is_alive() and crew.n_killed >= n_kills:
                 _let_all_come(receivers)
             if time.monotonic() - began > WAIT_S * max(1.0, n_series / 100):

@@ -112,7 +112,7 @@ class DicomReceiver:
         return {"ae_title": self.peer.ae_title, "host": "127.0.0.1", "port": self.peer.port, "timeout_s": 20}
 
     def toggle(self) -> None:
-        """Stop it where it runs, start it where it does not."""
+        """Stop it where it runs, start it where it does not. What it took last may be unheard then."""
         if self.is_up:
             last = [self._last.get(assoc) for assoc in self.peer._server.active_associations]
             self.peer.stop()
