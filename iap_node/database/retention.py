@@ -60,7 +60,7 @@ class Hold(StrEnum):
     JUDGEMENT_FAILED = "its judgement is a dead letter"
     UNDELIVERED = "its delivery is a dead letter"
     DELIVERING = "waits for delivery"
-    HELD = "is held by a rule: release or reroute it"
+    HELD = "is held: release or reroute it"
     UNROUTED = "was sent nowhere: this node has the only copy"
 
 
