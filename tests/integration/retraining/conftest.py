@@ -40,7 +40,7 @@ from training.fit import fit
 from training.manifest import split_of
 from training.prepare import PrepareOptions, prepare
 from training.recipes import REFERENCE, heads_for
-from training.retraining import run
+from training.retraining import run, start
 from training.sources.archive import ArchiveSource
 
 KEY = b"k" * 32
@@ -216,6 +216,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) ->
         patched.setattr(run, "PrepareOptions", lambda **_: OPTIONS)
         patched.setattr(recipes, "REFERENCE", replace(REFERENCE, bfloat16=False, batch_size=64))
         patched.setattr("training.prepare.ProcessPoolExecutor", _SameProcess)
+        patched.setattr(start, "WARM_LEARNING_RATE", 1.0)  # the champions here know little that could be lost
         node.configure()
         node.file([Series(number, number % 2, number % 4 > 1) for number in range(160)])
         data = node.config.retraining_dir / "data"
