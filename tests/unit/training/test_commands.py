@@ -22,5 +22,5 @@ def test_a_folder_without_a_data_set_is_an_error_with_its_remedy_and_no_tracebac
 
 def test_help_names_the_commands():
     text = CliRunner().invoke(app, ["--help"]).output
-    for command in ("simulate", "fit", "recalibrate", "evaluate", "reference"):
+    for command in ("simulate", "fit", "recalibrate", "evaluate", "reference", "import-checkpoint"):
         assert command in text
