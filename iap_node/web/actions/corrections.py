@@ -19,6 +19,8 @@ from iap_node.errors import PermanentError, RetriableError
 from iap_node.web.identity import Identity
 from iap_node.web.node import WebNode
 
+_PIECE = 1024 * 1024  # bytes of a download at a time
+
 
 class Changed(PermanentError):
     """What is accepted for the series is not any more what the person saw."""
@@ -93,8 +95,8 @@ def send(
     return correction
 
 
-def take(node: WebNode, identity: Identity, series_id: int, copy_id: int) -> IO[bytes]:
-    """The copies that were written into the node's folder, as a ZIP file; they name the patient, so it is noted.
+def take(node: WebNode, identity: Identity, series_id: int, copy_id: int) -> Iterator[bytes]:
+    """The copies that were written into the node's folder, as a ZIP file in pieces; they name the patient: it is noted.
 
     Raises
     ------
@@ -117,7 +119,13 @@ def take(node: WebNode, identity: Identity, series_id: int, copy_id: int) -> IO[
         for file in files:
             archive.write(file, file.name)
     packed.seek(0)
-    return packed
+    return _pieces(packed)
+
+
+def _pieces(packed: IO[bytes]) -> Iterator[bytes]:
+    with packed:
+        while piece := packed.read(_PIECE):
+            yield piece
 
 
 def _as_seen(node: WebNode, series_id: int, seen: str | None) -> SeriesCorrection:

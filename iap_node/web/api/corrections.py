@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Path
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from iap_node.correction.noted import as_object
@@ -34,6 +35,19 @@ def copies(node: Node, _: Physicist, series_id: SeriesId) -> dict[str, Any]:
     with node.database.reading() as session:
         series_by_id(session, series_id)
         return {"items": plain(list_corrections(session, series_id))}
+
+
+@router.get(
+    "/series/{series_id}/corrections/{copy_id}.zip",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def take(
+    node: Node, physicist: Physicist, series_id: SeriesId, copy_id: Annotated[int, Path(ge=1, le=2**62)]
+) -> StreamingResponse:
+    """The copies in the node's folder. They name the patient, as the images do: who took them is noted."""
+    pieces = actions.take(node, physicist, series_id, copy_id)
+    return StreamingResponse(pieces, media_type="application/zip")
 
 
 @router.post("/series/{series_id}/correct")

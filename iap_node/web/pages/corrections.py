@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Path, Request
@@ -25,8 +24,6 @@ router = APIRouter(include_in_schema=False, prefix="/series/{series_id}/correcti
 Seen = Annotated[str, Form(max_length=64)]
 CopyId = Annotated[int, Path(ge=1, le=2**62)]
 
-_PIECE = 1024 * 1024  # bytes of a download at a time
-
 
 @router.get("")
 def correction(request: Request, node: Node, physicist: Physicist, series_id: SeriesId) -> HTMLResponse:
@@ -45,15 +42,9 @@ def write(request: Request, node: Node, physicist: Physicist, series_id: SeriesI
 @router.get("/{copy_id}.zip")
 def take(node: Node, physicist: Physicist, series_id: SeriesId, copy_id: CopyId) -> StreamingResponse:
     """The copies in the node's folder, for download."""
-    packed = actions.take(node, physicist, series_id, copy_id)
-
-    def pieces() -> Iterator[bytes]:
-        with packed:
-            while piece := packed.read(_PIECE):
-                yield piece
-
+    pieces = actions.take(node, physicist, series_id, copy_id)
     headers = {"Content-Disposition": f'attachment; filename="corrected-{series_id}-{copy_id}.zip"'}
-    return StreamingResponse(pieces(), media_type="application/zip", headers=headers)
+    return StreamingResponse(pieces, media_type="application/zip", headers=headers)
 
 
 @router.post("/send")

@@ -15,7 +15,7 @@ from iap_node.cli.accounts import make_first_admin
 from iap_node.config import load_config
 from iap_node.database import accounts
 from iap_node.database.engine import Database, migrate
-from iap_node.records import Role
+from iap_node.records import Role, TokenScope
 from iap_node.web.secrets import hash_token, is_password
 
 
@@ -85,3 +85,16 @@ def test_a_token_is_printed_once_and_ends_when_told(run: Callable[..., Result], 
     with database.reading() as session:
         assert accounts.token_account(session, hash_token(token), datetime.now(UTC)) is None
     assert run("tokens", "revoke", str(one.id)).exit_code == 4
+
+
+def test_a_token_that_stores_is_named_as_an_ae_title_and_opens_no_api(
+    run: Callable[..., Result], config_path: Path
+) -> None:
+    run("users", "add", "Ada", "--role", "admin")
+    assert run("tokens", "add", "Ada", "a name that is none", "--scope", "store").exit_code != 0
+    token = run("tokens", "add", "Ada", "PACS_NORTH", "--scope", "store").stdout.strip()
+    with database_of(config_path).reading() as session:
+        now = datetime.now(UTC)
+        assert accounts.storing_token(session, hash_token(token), now) == "PACS_NORTH"
+        assert accounts.token_account(session, hash_token(token), now) is None
+        assert [one.scope for one in accounts.list_tokens(session)] == [TokenScope.STORE]
