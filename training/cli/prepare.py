@@ -42,8 +42,9 @@ def prepare_command(
     archive: Annotated[
         Path | None, typer.Option("--archive", metavar="CONFIG", help="Learn from the archive of this node.")
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="30d", help="Of the archive: what was judged since; 12h, 30d, 4w or a date.")
+    judged_since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="30d", help="Of the archive: what was judged since; 12h, 4w or a date."),
     ] = None,
     duke_collection: Annotated[
         bool, typer.Option("--duke", help="Learn from the collection Duke-Breast-Cancer-MRI; downloads it.")
@@ -83,15 +84,15 @@ def prepare_command(
     """Make a data set of real series: labels from headers, splits by patient, and what was dropped and why."""
     if (folder is not None) + (archive is not None) + duke_collection != 1:
         raise typer.BadParameter("name one of --folder DIR, --archive CONFIG and --duke")
-    if archive is None and (since is not None or keep_novel):
+    if archive is None and (judged_since is not None or keep_novel):
         raise typer.BadParameter("--since and --keep-novel are of --archive")
-    options = PrepareOptions(shares=_shares(share), training_slices=slices, held_out_slices=slices, processes=processes)
+    options = PrepareOptions(shares=shares(share), training_slices=slices, held_out_slices=slices, processes=processes)
     preprocessing = recipe_named(recipe, LayoutName.ALL_CLASSES).preprocessing
     if archive is not None:
         config, database = open_node(archive)
         try:
             learned = ArchiveSource(
-                database, Spool(config.spool_dir), _since(since), not keep_findings, keep_novel, **_said(images)
+                database, Spool(config.spool_dir), since(judged_since), not keep_findings, keep_novel, **_said(images)
             )
             summary = _prepare(learned, out, preprocessing, options)
         finally:
@@ -114,6 +115,8 @@ def prepare_command(
             )
             source.count()
         summary = _prepare(source, out, preprocessing, options)
+        for reason, number in source.unread().items():
+            typer.echo(f"{number} files not read: {reason}", err=True)
     if as_json:
         typer.echo(json.dumps(summary.as_json(), indent=1))
     else:
@@ -145,19 +148,32 @@ def _download(folder: Path, dry_run: bool) -> bool:
     return True
 
 
-def _shares(texts: list[str] | None) -> dict[str, float]:
+def shares(texts: list[str] | None) -> dict[str, float]:
+    """Shares of the patients by split, from SPLIT=SHARE.
+
+    Raises
+    ------
+    BadParameter
+        They do not name every split once, or do not sum to 1.
+    """
     if not texts:
         return dict(SHARES)
     try:
-        shares = {name: float(value) for name, value in (text.split("=") for text in texts)}
-        check_shares(shares)
+        found = {name: float(value) for name, value in (text.split("=") for text in texts)}
+        check_shares(found)
     except ValueError as error:
         raise typer.BadParameter(f"--share takes each split once, as in training=0.7; {error}") from error
-    return shares
+    return found
 
 
-def _since(text: str | None) -> datetime | None:
-    """A point in time from 12h, 30d, 4w (ago), or a date."""
+def since(text: str | None) -> datetime | None:
+    """A point in time from 12h, 30d, 4w (ago), or a date.
+
+    Raises
+    ------
+    BadParameter
+        It is neither.
+    """
     if text is None:
         return None
     ago = _AGO.fullmatch(text)

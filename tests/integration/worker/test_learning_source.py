@@ -32,9 +32,8 @@ def decided(node, state: FindingState) -> None:
     with node.database.transaction() as session:
         found = list_findings(session, FindingFilter(states=(), series_id=node.series().id), limit=100)
         (one,) = (one for one in found if (one.element, one.check) == FIELD)
-        decide(
-            session, one.id, state, "ada", "seen", "3" if state is FindingState.ACCEPTED else "", now=datetime.now(UTC)
-        )
+        value = {"value": "3"} if state is FindingState.ACCEPTED else {}
+        decide(session, one.id, state, "ada", "seen", **value, now=datetime.now(UTC))
 
 
 def test_a_value_is_a_label_only_while_nothing_stands_against_it(node, scripted, write_instance, tmp_path) -> None:
