@@ -101,7 +101,7 @@ def _device(name: DeviceName) -> torch.device:
 
 def _is_fast_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Private, and absent from older versions of torch, which then compute in float32.
     tests = (getattr(torch.cpu, f"_is_{one}_supported", None) for one in ("avx512_bf16", "amx_tile"))
     return any(bool(test()) for test in tests if test is not None)
