@@ -1,4 +1,4 @@
-"""Series that a person holds, series of storage commitments, what is told once; indexes of what is drawn by the hour."""
+"""Series that a person holds, series of storage commitments, what is told once; indexes of hourly numbers."""
 
 from __future__ import annotations
 

@@ -122,9 +122,16 @@ def revoke_token(node: WebNode, identity: Identity, token_id: int) -> bool:
 
 
 def configuration(node: WebNode) -> str:
-    """The configuration as it was loaded, YAML. It holds no secret but a password in the database's URL."""
-    config = yaml.safe_dump(node.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return re.sub(r"(://[^:/@\s]+:)[^@\s]+@", r"\1***@", config)
+    """The configuration as it was loaded, YAML. Secrets stand in files of their own; what URLs may hold of them is
+    left out: passwords, queries, and the path of a chat's hook, which is all that it asks for.
+    """
+    content = node.config.model_dump(mode="json")
+    hook = content["notifications"]["webhook"]
+    if hook is not None:
+        hook["url"] = re.sub(r"^(https?://[^/?]+).*$", r"\1/***", hook["url"])
+    config = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    config = re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", config)
+    return re.sub(r"(://[^\s?']+\?)[^\s']+", r"\1***", config)
 
 
 def _note(session: Session, identity: Identity, action: str, subject: str, detail: str) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
 
+from iap_node.config import parse_config
 from iap_node.database import accounts
 from iap_node.database.accounts import AccountRefused
 from iap_node.records import Role
+from iap_node.web.actions.people import configuration
 from iap_node.web.node import WebNode
 from iap_node.web.secrets import hash_token, new_token
 from iap_node.web.throttle import PER_ACCOUNT, Throttle
@@ -198,3 +202,13 @@ def test_nobody_signs_as_the_node_does(web_node: WebNode, name: str) -> None:
 )  # fmt: skip
 def test_numbers_that_no_row_has_are_refused(signed_in: People, path: str) -> None:
     assert signed_in(Role.ADMIN).get(path).status_code in (404, 422)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_configuration_is_shown_without_what_its_urls_keep_secret(web_node: WebNode, tmp_path: Path) -> None:
+    content = {
+        "database": {"url": "postgresql://iap:hush1@db/iap?sslmode=require&password=hush2"},
+        "notifications": {"webhook": {"url": "https://chat.example/hooks/hush3", "secret_file": "s"}},
+    }
+    shown = configuration(replace(web_node, config=parse_config(content, tmp_path)))
+    assert "hush" not in shown and "iap:***@db" in shown and "https://chat.example/***" in shown
