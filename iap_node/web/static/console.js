@@ -29,14 +29,21 @@ document.addEventListener("keydown", (event) => {
 
 // What is live renews itself, but not under somebody's hands: a form that was begun, ticks, a question that waits.
 const begun = (field) => (field.type === "checkbox" ? field.checked !== field.defaultChecked : field.value !== field.defaultValue);
-document.addEventListener("htmx:beforeRequest", (event) => {
-  const cause = event.detail.requestConfig.triggeringEvent;
-  if (!cause || !cause.type.startsWith("sse:")) return;
-  const target = event.detail.target;
+function isLiveUnderHands(detail) {
+  const cause = detail.requestConfig.triggeringEvent;
+  if (!cause || !cause.type.startsWith("sse:")) return false;
+  const target = detail.target;
   const fields = [...target.querySelectorAll("input:not([type=hidden]), textarea")];
   const focused = document.activeElement;
   const typing = target.contains(focused) && focused.closest("form");
-  if (typing || fields.some(begun) || target.querySelector("#confirm form")) event.preventDefault();
+  return Boolean(typing || fields.some(begun) || target.querySelector("#confirm form"));
+}
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (isLiveUnderHands(event.detail)) event.preventDefault();
+});
+// What was asked for before somebody began comes after.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (isLiveUnderHands(event.detail)) event.detail.shouldSwap = false;
 });
 
 // Details that somebody opened stay open when their part of the page is renewed.
