@@ -12,6 +12,7 @@ from iap_node.dicom.parameters import BY_KEYWORD
 from training.analyze import Analysis, Distribution
 
 _MOST_CLASSES = 12
+_MOST_LETTERS = 21  # of capitals, beside a bar
 _STYLE = """\
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #667; --bar: #3a6ea5; --line: #d5d9e0; --page: #fff; }
 @media (prefers-color-scheme: dark) {
@@ -157,8 +158,8 @@ def as_html(analysis: Analysis) -> str:
 
 
 def _bars(one: Distribution) -> str:
-    """Horizontal bars of the commonest classes, or a histogram of a number."""
-    if one.histogram:
+    """Horizontal bars of the commonest values, or a histogram of a number with many."""
+    if one.histogram and len(one.classes) > _MOST_CLASSES:
         return _histogram(one)
     shown = one.classes[:_MOST_CLASSES]
     most = max(n for _, n, _ in shown)
@@ -166,7 +167,7 @@ def _bars(one: Distribution) -> str:
     for row, (name, n, patients) in enumerate(shown):
         y, width = 4 + 18 * row, 130 * n / most
         parts.append(
-            f'<text class="end" x="165" y="{y + 11}">{escape(name if len(name) < 27 else name[:25] + "…")}</text>'
+            f'<text class="end" x="165" y="{y + 11}">{escape(name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…")}</text>'
             f'<rect class="bar" x="170" y="{y}" width="{max(1.0, width):.1f}" height="14">'
             f"<title>{escape(name)}: {n} series of {patients} patients</title></rect>"
             f'<text x="{174 + width:.1f}" y="{y + 11}">{n}</text>'
