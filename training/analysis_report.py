@@ -166,8 +166,9 @@ def _bars(one: Distribution) -> str:
     parts = []
     for row, (name, n, patients) in enumerate(shown):
         y, width = 4 + 18 * row, 130 * n / most
+        short = name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…"
         parts.append(
-            f'<text class="end" x="165" y="{y + 11}">{escape(name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…")}</text>'
+            f'<text class="end" x="165" y="{y + 11}">{escape(short)}</text>'
             f'<rect class="bar" x="170" y="{y}" width="{max(1.0, width):.1f}" height="14">'
             f"<title>{escape(name)}: {n} series of {patients} patients</title></rect>"
             f'<text x="{174 + width:.1f}" y="{y + 11}">{n}</text>'
