@@ -21,7 +21,7 @@ log = structlog.get_logger("web")
 
 @contextmanager
 def listening(config: WebConfig) -> Iterator[socket.socket]:
-    """The socket that browsers connect to, bound; port 0 takes a free one.
+    """The socket that browsers connect to, listening; port 0 takes a free one.
 
     Raises
     ------
@@ -33,6 +33,7 @@ def listening(config: WebConfig) -> Iterator[socket.socket]:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((config.bind, config.port))
+            bound.listen()  # who reads the port connects at once, and waits until it is served
         except OSError as error:
             raise PermanentError(
                 f"the console cannot listen at {config.bind}:{config.port} ({error.strerror}); choose another web.port"

@@ -1,4 +1,4 @@
-"""SIGKILL of the process that takes STOW-RS, in the middle of requests: what was answered 200 is there, and is there once.
+"""SIGKILL of the process that takes STOW-RS, in the middle of a request: what was answered 200 is there, and once.
 
 Power cuts are drill/'s: the bytes go through the same spool as C-STORE's.
 """

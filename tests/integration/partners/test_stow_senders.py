@@ -81,7 +81,6 @@ def server(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Server]:
         app = create_app(WebNode(config, None, database, spool, stow=stow))
         thread = threading.Thread(target=serve, args=(app, config.web, bound, stop))
         thread.start()
-        bound.listen()
         port = bound.getsockname()[1]
         yield Server(f"http://127.0.0.1:{port}/dicomweb", port, config, database, spool)
         stop.set()
