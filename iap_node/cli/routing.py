@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import getpass
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,8 @@ LIMIT = typer.Option(50, "--limit", "-n", min=1, help="At most so many, the newe
 SINCE = typer.Option("30d", "--since", metavar="TIME", help="30d, 12h, 4w, or a date such as 2026-03-01.")
 WHO = typer.Option(None, "--as", metavar="NAME", help="Who decides, where that is not the user of this session.")
 REASON = typer.Option("", "--reason", "-r", help="Why, for those who come after.")
+
+SHOWN_EVERY = 100  # series between two moves of a progress bar
 
 _AGO = re.compile(r"(\d{1,5})([hdw])", re.ASCII)
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
@@ -286,13 +289,15 @@ def replay(
     tally = Tally()
     shown: list[Replayed] = []
     out = console()
+    gc.freeze()  # what is loaded by now stays: no need to look through it for garbage with every batch
     with Progress(console=out, transient=True, disable=as_json or not out.is_terminal) as progress:
         task = progress.add_task("deciding again", total=total)
         for one in decide_again(rules, route_history.with_evidence(database, begin, wanted_by(rules))):
             tally.count(one)
             if one.goes_elsewhere and len(shown) < limit:
                 shown.append(one)
-            progress.advance(task)
+            if tally.n_series % SHOWN_EVERY == 0:
+                progress.update(task, completed=tally.n_series)
     ways = tally.ways.most_common()
     if as_json:
         print_json(
