@@ -6,7 +6,10 @@ import os
 import re
 import shutil
 import subprocess
+import time
+import zipfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from pydicom import dcmread
 
 from iap_node.inference.package import package_folder
 from iap_node.listener.address import WEB_FILE_NAME, read_port
@@ -97,14 +101,18 @@ def faults(page: Page) -> list[str]:
     ]
 
 
-def test_a_study_is_seen_found_wrong_decided_and_requeued_and_a_viewer_may_only_look(
+def test_a_study_is_seen_corrected_rerouted_held_and_requeued_and_a_viewer_may_only_look(
     make_node: Callable[..., RunningNode], chromium: Browser, program: Callable[[str, str], str], tmp_path: Path
 ) -> None:
+    (tmp_path / "shelf").mkdir()
     node = make_node(
         web={"enabled": True, "port": 0},
         series={"complete_on_release": True},
         jobs={"max_attempts": 1},
-        destinations={"away": {"ae_title": "AWAY", "host": "127.0.0.1", "port": 1, "timeout_s": 1.0}},
+        destinations={
+            "away": {"ae_title": "AWAY", "host": "127.0.0.1", "port": 1, "timeout_s": 1.0},
+            "shelf": {"kind": "folder", "path": str(tmp_path / "shelf")},
+        },
         routing={"default": {"destinations": ["away"]}},
     )
     node.start()
@@ -138,9 +146,44 @@ def test_a_study_is_seen_found_wrong_decided_and_requeued_and_a_viewer_may_only_
     page.get_by_role("button", name="Accept").click()
     expect(page.locator("#finding dl")).to_contain_text("accepted: 1.5")
 
+    # a corrected copy is made, and taken away
+    page.get_by_role("link", name="Corrected copy").click()
+    page.get_by_role("button", name="Write into the node's folder").click()
+    expect(page.locator("#correction")).to_contain_text("3 copies in")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    with zipfile.ZipFile(download.value.path()) as packed:
+        copies = [dcmread(BytesIO(packed.read(name))) for name in packed.namelist()]
+    assert [copy.MagneticFieldStrength for copy in copies] == [1.5] * 3
+
+    # another rule is written, replayed and saved; the series, judged again, goes by it
+    page = desk.go("/routes")
+    rules = page.get_by_label("The section")
+    rules.fill(rules.input_value().replace("away", "shelf"))
+    expect(page.locator("#rule-verdict")).to_contain_text("replay them")
+    page.get_by_role("button", name="Replay").click()
+    expect(page.locator("#rule-verdict")).to_contain_text("1 of 1 series")
+    page.get_by_role("button", name="Save these rules").click()
+    expect(page.locator("#rule-editor")).to_contain_text("Saved as rules")
+    wait_for(lambda: time.time() - node.config_path.stat().st_mtime > 2.0, "rules at rest")  # others are not taken
+    page = desk.go("/series/1")
+    page.get_by_label("Reason").fill("other rules")
+    page.get_by_role("button", name="Judge again").click()
+    expect(page.locator("#detail")).to_contain_text("shelf accepted 3 of 3 instances")
+
+    # it is held, and let go
+    page.get_by_label("Reason").fill("whose is it?")
+    page.get_by_role("button", name="Hold").click()
+    expect(page.locator("#detail")).to_contain_text("held by admin: whose is it?")
+    page.get_by_role("button", name="Release").click()
+    expect(page.locator("#detail .timeline")).to_contain_text("held no longer")
+
     # the destination is away: the dead letter is put back
+    page = desk.go("/series/1")
+    page.get_by_label("away").check()
+    page.get_by_role("button", name="Reroute").click()
     page = desk.go("/queue?state=dead")
-    expect(page.locator("#queue")).to_contain_text("away")
+    expect(page.locator("#queue")).to_contain_text("deliver to away")
     page.get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Put the ticked dead letters back").click()
     expect(page.locator("#queue")).to_contain_text("1 dead letters are back in the queue")
@@ -169,10 +212,11 @@ def test_a_study_is_seen_found_wrong_decided_and_requeued_and_a_viewer_may_only_
     vera = page.locator("#secret").inner_text()
     visitor = Watched(chromium.new_context(viewport={"width": 390, "height": 800}, color_scheme="dark"), base)
     visitor.sign_in("Vera", vera, VIEWERS)
-    page = visitor.go("/findings?state=accepted")
+    page = visitor.go("/findings?state=corrected")
     expect(page.locator("tbody")).to_contain_text("MagneticFieldStrength")
     expect(page.get_by_role("button", name="Reopen")).to_have_count(0)
     assert visitor.page.request.get(f"{base}/admin").status == 403
+    assert visitor.go("/series/1").get_by_role("button", name="Hold").count() == 0
 
     # every page, wide and light, narrow and dark: nothing to complain of
     paths = ["/", "/series", "/series/1", "/findings?state=", "/findings/1", "/scanners", "/routes", "/destinations",
