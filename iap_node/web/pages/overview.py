@@ -75,7 +75,7 @@ def drift(request: Request, node: Node, viewer: Viewer) -> HTMLResponse:
 def _rates(node: WebNode) -> tuple[datetime, list[AlarmRate]]:
     now, key = datetime.now(UTC), node.database.name
     with _turn:  # one at a time: the others take what it finds
-        if key not in _drift or now - _drift[key][0] > DRIFT_KEPT:
+        if key not in _drift or not _drift[key][1] or now - _drift[key][0] > DRIFT_KEPT:  # nothing is found fast
             since = now - timedelta(days=node.config.notifications.drift_days)
             with node.database.reading() as session:
                 rates = alarm_rates(session, since, now, joint_alpha=node.config.audit.joint_alpha)

@@ -33,7 +33,8 @@ def destination(https_server: HttpsServer, certificates: Certificates, tmp_path:
             "kind": "webhook", "url": f"{https_server.url}/hook?key=1", "secret_file": secret,
             "ca": certificates.file("ca.pem"), "timeout_s": 5,
         }  # fmt: skip
-        return WebhookDestination(ResultWebhookConfig.model_validate(content | changes), lambda: {"event": "result", "revision": 3})
+        config = ResultWebhookConfig.model_validate(content | changes)
+        return WebhookDestination(config, lambda: {"event": "result", "revision": 3})
 
     return make
 

@@ -10,9 +10,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from iap_node.database import accounts
+from iap_node.database.alarms import AlarmRate
 from iap_node.database.finding_lists import FindingFilter, list_findings
+from iap_node.database.report_figures import Scanner
 from iap_node.records import FindingState, Role
 from iap_node.web.node import WebNode
+from iap_node.web.pages import overview
 from iap_node.web.rendering import NAVIGATION
 from tests.integration.audit.hostile import HOSTILE
 from tests.integration.audit.simulated_archive import NOVEL, SCANNERS, UNSEEN, Series, file, finding
@@ -56,6 +59,18 @@ def test_every_page_answers_whole_and_in_part(signed_in: People, archive: list[i
         assert whole.status_code == 200, path
         assert whole.text.startswith("<!doctype html>") and "</html>" in whole.text
         assert browser.get(path, headers=LIVE).status_code == 200
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_drift_names_the_scanner_whose_alarms_are_above_what_was_promised(
+    signed_in: People, web_node: WebNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = signed_in()
+    assert "nothing was judged against a header" in viewer.get("/overview/drift", headers=LIVE).text
+    above = AlarmRate(Scanner("<b>MAKER", "MODEL", "S1"), "EchoTime", 0.01, 200, 40, 0, 0)
+    monkeypatch.setattr(overview, "alarm_rates", lambda *_, **__: [above])
+    shown = viewer.get("/overview/drift", headers=LIVE).text
+    assert "EchoTime on &lt;b&gt;MAKER MODEL S1: 20.0 % of 200, promised 1.0 %" in shown
 
 
 def test_nothing_on_a_page_comes_from_elsewhere(signed_in: People, archive: list[int]) -> None:

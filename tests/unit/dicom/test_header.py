@@ -208,7 +208,8 @@ def test_no_parameter_reads_the_patient(make_mr: Make, write_mr: Write) -> None:
 
 
 def test_the_sequence_family_is_read_from_classic_and_enhanced_headers(make_mr: Make) -> None:
-    assert read_series_header([make_mr(ScanningSequence=["EP", "SE"])]).value("SequenceFamily").canonical == "echo planar"
+    classic = make_mr(ScanningSequence=["EP", "SE"])
+    assert read_series_header([classic]).value("SequenceFamily").canonical == "echo planar"
     enhanced = make_mr(EchoPulseSequence="GRADIENT", EchoPlanarPulseSequence="NO")
     assert read_series_header([enhanced]).value("SequenceFamily").canonical == "gradient echo"
     enhanced.EchoPlanarPulseSequence = "YES"
