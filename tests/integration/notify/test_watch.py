@@ -251,10 +251,10 @@ def test_the_scheduler_looks_where_somebody_is_to_be_told(
     (outside.folder / "var" / "spool").mkdir(parents=True)
     config = outside.config(kinds=["disk_low"], disk_full_in_days=0.5)
     config = config.model_copy(update={"spool": SpoolConfig(disk_reserve_mb=10**12)})
-    (entry,) = [entry for entry in _table(config, archive.database) if entry.name == "notifications"]
+    (entry,) = [entry for entry in _table(config, archive.database, None) if entry.name == "notifications"]
     entry.run()
     assert [json.loads(body)["kind"] for _, body in outside.web.posts] == ["disk_low"]
-    assert "notifications" not in [entry.name for entry in _table(NodeConfig(), archive.database)]
+    assert "notifications" not in [entry.name for entry in _table(NodeConfig(), archive.database, None)]
 
 
 def test_config_yaml_shows_every_key_of_the_channels() -> None:
