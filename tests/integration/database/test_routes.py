@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from iap_node.config import JobsConfig, RetentionConfig
 from iap_node.config.routing import RoutingConfig
-from iap_node.database import findings, jobs, results, route_history, routes
+from iap_node.database import commitments, findings, jobs, results, route_history, routes
 from iap_node.database.archive import find_series
 from iap_node.database.engine import Database
 from iap_node.database.holds import holds as standing
@@ -407,3 +407,23 @@ def test_findings_are_foreseen_as_they_will_be_recorded(database: Database, judg
     with database.reading() as session:
         (fact,) = routes.findings_to_be(session, series_id, [changed])
     assert fact.state == "dismissed"
+
+
+def test_storage_commitments_stand_in_the_timeline_of_the_series_that_they_name(
+    database: Database, judge: Callable[..., int]
+) -> None:
+    series_id, other = judge(1), judge(2)
+    asked = [("1.2.840.10008.5.1.4.1.1.4", "1.2.826.9.1"), ("1.2.840.10008.5.1.4.1.1.4", "9.9.9")]
+    with database.transaction() as session:
+        request = commitments.ask(session, "1.2.3", "PACS", "10.0.0.1", asked, NOON, due_at=NOON, expires_at=LATER)
+        commitments.delivered(session, request.id, 1, LATER)
+
+    def told(number: int) -> list[str]:
+        with database.reading() as session:
+            return [one.what for one in timeline(session, number) if one.kind is Happening.COMMITMENT]
+
+    assert told(other) == []
+    assert told(series_id) == [
+        "PACS asked whether instances are kept for good (storage commitment)",
+        "PACS was told: 1 of the request's instances not",
+    ]
