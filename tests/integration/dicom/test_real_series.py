@@ -213,8 +213,8 @@ def test_the_same_scan_reads_alike_as_classic_and_as_enhanced(headers: dict[str,
     classic = headers["philips_elition_r571_pcasl"]
     enhanced = headers["philips_elition_r571_enh_pcasl_same_scan_as_classic"]
     differing = [v.keyword for v in classic.values if v.canonical != enhanced.value(v.keyword).canonical]
-    # The agent is empty in the classic export and absent from the enhanced one. Of the sequence (GraSE) the classic export
-    # says GR alone: that family is a label to learn from, never held against a header.
+    # The agent is empty in the classic export and absent from the enhanced one. Of the sequence (GraSE) the classic
+    # export says GR alone: that family is a label to learn from, never held against a header.
     assert differing == ["ContrastBolusAgent", "SequenceFamily"]
     assert (classic.value("SequenceFamily").raw, enhanced.value("SequenceFamily").raw) == ("GR", r"EP\SE\GR")
 
