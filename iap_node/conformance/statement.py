@@ -363,7 +363,7 @@ SOP Classes of which copies are made; the second kind only where Burned In Annot
 is YES, where Image Type or Conversion Type speak of a screen, or where an overlay stands in the bits of the pixels. All
 other instances are refused for such a destination:
 
-{_table(("SOP Class", "UID", "taken"), taken)}"""
+{_table(("copied SOP Class", "UID", "taken"), taken)}"""
 
 
 def _pull() -> str:
