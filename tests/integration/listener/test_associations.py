@@ -202,6 +202,7 @@ def test_sender_that_goes_on_and_on_does_not_keep_the_listener_from_stopping(
 ) -> None:
     node = make_node(stop_timeout_s=1000)
     sender, acknowledged = connect(node.port), []
+    sender.assoc.dimse_timeout = 3  # so long pynetdicom's requestor may sit on an A-ABORT that comes while it sends
 
     def send_on_and_on() -> None:
         while sender.assoc.is_established:
