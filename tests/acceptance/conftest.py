@@ -20,6 +20,7 @@ from iap_node.config import NodeConfig, load_config
 from iap_node.database import archive
 from iap_node.database.engine import Database
 from iap_node.listener.address import read_port
+from tests.acceptance.commands import run_command
 
 WAIT_S = 120.0  # a condition that has not come true by then never will
 
@@ -134,12 +135,7 @@ class RunningNode:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one `iap-node` command on this node."""
-        return subprocess.run(
-            [sys.executable, "-m", "iap_node", *arguments, "--config", str(self.config_path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_command([*arguments, "--config", str(self.config_path)])
 
     def json(self, *arguments: str) -> Any:
         """What a command prints with --json."""

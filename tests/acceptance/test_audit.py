@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+from tests.acceptance.commands import run_command
 from tests.integration.listener.conftest import make_instance
 
 
 def audit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "iap_node", "audit", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return run_command(["audit", *arguments], cwd=cwd)
 
 
 def folder_with(tmp_path: Path, **elements: object) -> Path:

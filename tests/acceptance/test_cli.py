@@ -13,8 +13,10 @@ import yaml
 from typer.testing import CliRunner
 
 from iap_node.cli import app
+from tests.acceptance.commands import run_command
 from tests.acceptance.conftest import RunningNode
 
+SCRIPT = Path(sys.executable).with_name("iap-node")
 COMMANDS = (
     "serve", "listen", "infer", "deliver", "schedule", "init", "check-config", "migrate", "import", "status",
     "series", "show", "findings", "jobs", "retry", "routes", "quarantine", "retention", "fsck",
@@ -23,9 +25,7 @@ COMMANDS = (
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "iap_node", *arguments], capture_output=True, text=True, check=False, cwd=cwd
-    )
+    return run_command(arguments, cwd=cwd)
 
 
 @pytest.fixture
@@ -34,6 +34,14 @@ def node(make_node: Callable[..., RunningNode]) -> RunningNode:
     node = make_node()
     assert node.command("init").returncode == 0
     return node
+
+
+def test_a_command_started_as_users_start_it_says_what_a_forked_one_says(node: RunningNode) -> None:
+    for arguments in (["series"], ["show", "1.2.3"], ["--version"], ["series", "--no-such-option"]):
+        command = [*arguments, *(["--config", str(node.config_path)] if arguments != ["--version"] else [])]
+        started = subprocess.run([SCRIPT, *command], capture_output=True, text=True, check=False, timeout=120)
+        forked = run_command(command)
+        assert (started.returncode, started.stdout, started.stderr) == (forked.returncode, forked.stdout, forked.stderr)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

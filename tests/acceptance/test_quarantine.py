@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from iap_node.spool import Spool
 from iap_node.upkeep import quarantine
+from tests.acceptance.commands import run_command
 from tests.acceptance.conftest import RunningNode
 
 
@@ -42,13 +42,7 @@ def sound(mr_real: Path) -> bytes:
 
 def answer(node: RunningNode, keys: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command that asks, and what a person types."""
-    return subprocess.run(
-        [sys.executable, "-m", "iap_node", *arguments, "--config", str(node.config_path)],
-        input=keys,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command([*arguments, "--config", str(node.config_path)], stdin=keys)
 
 
 def test_the_quarantine_is_listed_with_reasons_and_shown_one_by_one(node: RunningNode, sound: bytes) -> None:
