@@ -6,7 +6,7 @@ One module per kind of command: `setup` (init, check-config, migrate), `roles` (
 delete), `upkeep` (retention, fsck), `audit` (files in a folder, without a node), `accounts` (users, tokens),
 `correct` (corrected copies), `results` (SR documents), `protocols` (the habits of scanners), `alarms` (how often the
 pixels doubt headers), `notify` (who is told what is wrong), `backup` (and restore), `retrain` (the model, on the
-node's own archive), `models` (which is at work).
+node's own archive), `models` (which is at work), `remote` (another node, by its API).
 Rooms are imported inside the commands, so that `--help` is instant and nothing but the infer role ever loads torch.
 """
 
@@ -34,6 +34,7 @@ from iap_node.cli import (
     quarantine,
     queue,
     rejudge,
+    remote,
     report,
     results,
     retrain,
@@ -87,6 +88,7 @@ upkeep.add_to(app)
 accounts.add_to(app)
 notify.add_to(app)
 backup.add_to(app)
+remote.add_to(app)
 
 
 def _version(show: bool) -> None:
