@@ -120,10 +120,34 @@ def association(
         answer = assoc.acceptor.primitive
         if not assoc.is_established and (answer is None or answer.result != ASSOCIATION_ACCEPTED):
             raise DeliveryError(_why_no_association(answer, connected.is_set(), peer))
+        keep_answers(assoc)
         yield assoc
     finally:
         if assoc.is_established:
             assoc.release()
+
+
+def keep_answers(assoc: Association) -> None:
+    """Let nobody but who asked have the answers of the peer.
+
+    Whoever sends on an association pauses pynetdicom's own thread before (`Association._reactor_checkpoint`). But that
+    thread says that it is paused before it looks whether it is to be: one that lost the processor in between takes the
+    answer, does not know what to do with it, and who asked waits until the time is out, and sends again what was taken.
+    """
+    dimse, take = assoc.dimse, assoc.dimse.get_msg
+
+    def get_msg(block: bool = False) -> Any:
+        context_id, message = take(block)
+        is_asked_for = not block and not assoc._reactor_checkpoint.is_set()
+        if is_asked_for and message is not None and not message.is_valid_request:
+            messages = dimse.msg_queue
+            with messages.mutex:  # back to where it was, before any that follows it
+                messages.queue.appendleft((context_id, message))
+                messages.not_empty.notify()
+            return None, None
+        return context_id, message
+
+    dimse.get_msg = get_msg  # type: ignore[method-assign]
 
 
 def name_of(peer: Peer) -> str:

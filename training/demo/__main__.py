@@ -28,6 +28,7 @@ from iap_node.database import archive, jobs
 from iap_node.database.engine import Database
 from iap_node.listener.address import read_port
 from iap_node.records import JobState, SeriesState
+from iap_node.scu import keep_answers
 from training.demo.outcome import Outcome, conclude, outcome_of, show
 from training.demo.studies import GE_DOMAIN, SIEMENS_DOMAIN, count, make_studies
 
@@ -196,6 +197,7 @@ def _send(files: Sequence[Path], port: int) -> None:
     )
     if not assoc.is_established:
         raise DemoFailed("the node refused the association")
+    keep_answers(assoc)
     try:
         for ds in datasets:
             status = assoc.send_c_store(ds)

@@ -136,7 +136,7 @@ def deliver_to_ten(folder: Path, seed: int, n_series: int, n_kills: int) -> Bala
         crew = life.enter_context(_crew(config_path, folder / "workers.log", database))
         feeding.start()
         n_jobs = sum(len(one.destinations) for one, _ in sent) + n_series
-        while not _is_over(database, n_jobs, feeding):
+        while crew.n_killed < n_kills or not _is_over(database, n_jobs, feeding):
             over = _count_over(database)
             if crew.n_killed < n_kills and over >= crew.n_killed * n_jobs / n_kills:
                 if rng.random() < 0.4:
